@@ -1,1 +1,242 @@
-//! placeholder
+//! What has happened: one append-only log in PostgreSQL, and everything that must be kept exactly beside it.
+//!
+//! [`EventStore`] is the way in: [`EventStore::append`] commits, [`EventStore::load`] brings an aggregate to its present
+//! state, the `read` functions go through the log in order. Positions are dense and given in commit order; whoever has
+//! seen position n has seen everything up to n. This is the only crate that names a table of schema `log` or `vault`.
+
+mod admission;
+pub mod append;
+pub mod chain;
+pub mod checkpoint;
+mod claims;
+pub mod database;
+pub mod embedded;
+pub mod error;
+pub mod export;
+pub mod load;
+pub mod position;
+mod prepare;
+pub mod read;
+mod subscription;
+pub mod vault;
+mod writer;
+
+use std::sync::Arc;
+
+use tokio::sync::watch;
+use tokio_util::sync::{CancellationToken, DropGuard};
+use uuid::Uuid;
+
+use annals_domain::{ClaimKey, ClaimScope, EventSourced, SessionId, Timestamp, UserId};
+
+pub use append::{
+    Append, AppendError, Appended, Condition, Idempotency, StreamAppend, StreamId, StreamIdError, Version,
+};
+pub use chain::{VerifyFault, VerifyProgress, VerifyReport};
+pub use checkpoint::{Checkpoint, CheckpointStatus};
+pub use database::Database;
+pub use error::StoreError;
+pub use load::{CommitScope, Loaded, LogRepository};
+pub use position::{Hash, Head, Position};
+pub use read::{EventFilter, Record, Selection};
+pub use vault::{MasterKey, Vault, VaultError};
+pub use writer::WriterOptions;
+
+use writer::WriterHandle;
+
+/// The log of one database. Cheap to clone; all clones share one writer, which ends with the last of them or with
+/// [`EventStore::close`].
+#[derive(Debug, Clone)]
+pub struct EventStore {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    database: Database,
+    vault: Vault,
+    writer: WriterHandle,
+    head: Arc<watch::Sender<Position>>,
+    following: CancellationToken,
+    _until_dropped: DropGuard,
+}
+
+impl EventStore {
+    /// Starts the writer and the watch on the head, in the present Tokio runtime. Nothing is connected before it is
+    /// needed.
+    #[must_use]
+    pub fn start(database: Database, vault: Vault, options: WriterOptions) -> Self {
+        let head = Arc::new(watch::Sender::new(Position::START));
+        let writer = WriterHandle::start(database.clone(), vault.clone(), options, Arc::clone(&head));
+        let following = CancellationToken::new();
+        subscription::follow(&database, &head, &following);
+        let until_dropped = following.clone().drop_guard();
+        Self { inner: Arc::new(Inner { database, vault, writer, head, following, _until_dropped: until_dropped }) }
+    }
+
+    /// Commits: when this returns [`Appended`], the events are durable and in the log exactly once, at consecutive
+    /// positions, and claims and stream versions agree with them. A commit that was accepted is carried out even if
+    /// the caller stops waiting.
+    ///
+    /// # Errors
+    /// [`AppendError`]; unless it is [`AppendError::OutcomeUnknown`], nothing was written.
+    pub async fn append(&self, append: Append) -> Result<Appended, AppendError> {
+        let prepared = prepare::prepare(&self.inner.vault, append).await?;
+        self.inner.writer.append(prepared).await
+    }
+
+    /// The present state of an aggregate, from all its events; the default state at version 0 when there are none.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn load<A: EventSourced>(&self, id: impl Into<Uuid>) -> Result<Loaded<A>, StoreError> {
+        load::load(self.repository(), id.into()).await
+    }
+
+    /// The same log as a repository for cqrs-es.
+    #[must_use]
+    pub fn repository(&self) -> LogRepository {
+        LogRepository::new(self.clone())
+    }
+
+    /// At most `limit` events after `position`, in order and without holes. A page ends before an event that cannot be
+    /// read; reading on from there gives its error.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn read_after(&self, position: Position, limit: usize) -> Result<Vec<Record>, StoreError> {
+        read::after(self.pool(), &self.inner.vault, position, limit).await
+    }
+
+    /// At most `limit` events of `stream` after `version`, in order.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn read_stream(
+        &self,
+        stream: &StreamId,
+        version: Version,
+        limit: usize,
+    ) -> Result<Vec<Record>, StoreError> {
+        read::of_stream(self.pool(), &self.inner.vault, stream, version, limit).await
+    }
+
+    /// At most `limit` events after `after` that pass `filter`, in order, and how far the log was looked through. One
+    /// call looks through a bounded part of the log, so fewer events than `limit` do not mean that there are no more:
+    /// the end is reached when `scanned_to` is the head.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn read_filtered(
+        &self,
+        filter: &EventFilter,
+        after: Position,
+        limit: usize,
+    ) -> Result<Selection, StoreError> {
+        read::filtered(self.pool(), &self.inner.vault, filter, after, limit).await
+    }
+
+    /// The end of the log, as the database has it now.
+    ///
+    /// # Errors
+    /// [`StoreError::Database`].
+    pub async fn head(&self) -> Result<Head, StoreError> {
+        position::head(self.pool()).await
+    }
+
+    /// The last known end of the log, and every later one. It may lag behind the database by a second when
+    /// notifications are lost, and starts from 0 until first heard of.
+    #[must_use]
+    pub fn head_changes(&self) -> watch::Receiver<Position> {
+        self.inner.head.subscribe()
+    }
+
+    /// The entry hash at `position`, by which a reader recognises its log: zeros at the start, absent beyond the end.
+    ///
+    /// # Errors
+    /// [`StoreError::Database`].
+    pub async fn entry_hash_at(&self, position: Position) -> Result<Option<Hash>, StoreError> {
+        position::entry_hash(self.pool(), position).await
+    }
+
+    /// The last position recorded at or before `moment`; the start when there is none.
+    ///
+    /// # Errors
+    /// [`StoreError::Database`].
+    pub async fn position_at(&self, moment: Timestamp) -> Result<Position, StoreError> {
+        position::position_at(self.pool(), moment).await
+    }
+
+    /// The stream that holds a claim, if any.
+    ///
+    /// # Errors
+    /// [`StoreError::Database`].
+    pub async fn owner_of(&self, scope: ClaimScope, key: &ClaimKey) -> Result<Option<Uuid>, StoreError> {
+        let owners = self.owners_of(&[(scope, key.clone())]).await?;
+        Ok(owners.into_iter().next().flatten())
+    }
+
+    /// The streams that hold claims, in the order asked, in one statement.
+    ///
+    /// # Errors
+    /// [`StoreError::Database`].
+    pub async fn owners_of(&self, keys: &[(ClaimScope, ClaimKey)]) -> Result<Vec<Option<Uuid>>, StoreError> {
+        claims::owners_of(self.pool(), &self.inner.vault, keys).await
+    }
+
+    /// The claims of `scope` whose stored keys start with `prefix`, by key, with their owners; at most 10,000.
+    ///
+    /// # Errors
+    /// [`StoreError::Database`].
+    pub async fn claims_with_prefix(
+        &self,
+        scope: ClaimScope,
+        prefix: &[u8],
+    ) -> Result<Vec<(Vec<u8>, Uuid)>, StoreError> {
+        claims::with_prefix(self.pool(), scope, prefix).await
+    }
+
+    /// Whether the session has not ended and its user may sign in, by the claims of both, in one statement. Says
+    /// nothing about the session's time running out.
+    ///
+    /// # Errors
+    /// [`StoreError::Database`].
+    pub async fn session_is_live(&self, user: UserId, session: SessionId) -> Result<bool, StoreError> {
+        claims::session_is_live(self.pool(), &self.inner.vault, user, session).await
+    }
+
+    /// Checks the log from `from` to its end; see [`chain::verify`].
+    ///
+    /// # Errors
+    /// The first [`VerifyFault`].
+    pub async fn verify(
+        &self,
+        from: Position,
+        progress: impl FnMut(VerifyProgress) + Send,
+    ) -> Result<VerifyReport, VerifyFault> {
+        chain::verify(&self.inner.database, &self.inner.vault, from, progress).await
+    }
+
+    /// The database the log is in.
+    #[must_use]
+    pub fn database(&self) -> &Database {
+        &self.inner.database
+    }
+
+    /// The vault that seals and opens its personal data.
+    #[must_use]
+    pub fn vault(&self) -> &Vault {
+        &self.inner.vault
+    }
+
+    /// Refuses new commits, carries out those accepted, and ends the writer and the watch on the head. The database
+    /// stays open.
+    pub async fn close(&self) {
+        self.inner.writer.close().await;
+        self.inner.following.cancel();
+    }
+
+    fn pool(&self) -> &sqlx::PgPool {
+        self.inner.database.pool()
+    }
+}

@@ -1,0 +1,556 @@
+//! The one task of a process that writes the log.
+//!
+//! Commands wait in a bounded queue. An idle writer takes what is there and writes at once; while a batch is being
+//! written the next one gathers. A command that was accepted is carried out whether or not its caller waits.
+//!
+//! When the connection is lost under a batch, nobody knows whether it was committed. The same batch is then sent
+//! again: the append function knows commands that it has carried out by their ids and repeats its answer.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use sqlx::postgres::PgRow;
+use sqlx::{Connection, PgConnection, Row};
+use time::OffsetDateTime;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use annals_domain::Timestamp;
+
+use crate::admission::{self, Bounds};
+use crate::append::{AppendError, Appended};
+use crate::database::{Database, Timeouts};
+use crate::error::{StoreError, is_lost_connection};
+use crate::position::{Hash, Position};
+use crate::prepare::{Prepared, PreparedHeld, PreparedStream};
+use crate::vault::{SubjectKeys, Vault};
+
+const APPEND: &str = "
+    select command, outcome, command_id, first_position, last_position, entry_hash, recorded_at, item, actual, scopes
+    from log.append(
+        $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17,
+        $18, $19, $20, $21, $22, $23, $24, $25, $26, $27, $28, $29, $30, $31, $32, $33, $34
+    )
+";
+
+/// Told to clients when the queue is full; it empties much faster than that.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
+/// Callers that were just answered get this many chances to come back before the next batch is closed.
+const MOST_YIELDS: usize = 8;
+/// How often a batch is repeated after the database gave it up by itself.
+const MOST_ROLLBACKS: usize = 3;
+const FIRST_PAUSE: Duration = Duration::from_millis(20);
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+
+/// How the writer behaves. The defaults are meant for everybody.
+#[derive(Debug, Clone)]
+pub struct WriterOptions {
+    /// Commands that may wait; beyond that, callers are told to come back.
+    pub queue_commands: usize,
+    /// The most commands of one batch.
+    pub batch_commands: usize,
+    /// The most bytes of payload of one batch, unless a single command has more.
+    pub batch_bytes: usize,
+    /// How long to try for a connection before commands are refused.
+    pub connect_within: Duration,
+    /// How long to try to find out what became of a batch whose connection was lost.
+    pub resolve_within: Duration,
+    /// How long to wait for the answer to a batch before the connection counts as lost.
+    pub answer_within: Duration,
+}
+
+impl Default for WriterOptions {
+    fn default() -> Self {
+        Self {
+            queue_commands: 1024,
+            batch_commands: 256,
+            batch_bytes: 1 << 20,
+            connect_within: Duration::from_secs(5),
+            resolve_within: Duration::from_secs(20),
+            answer_within: Duration::from_secs(15),
+        }
+    }
+}
+
+type Answer = Result<Appended, AppendError>;
+
+struct Request {
+    prepared: Prepared,
+    answer: oneshot::Sender<Answer>,
+}
+
+impl Request {
+    fn answer(self, answer: Answer) {
+        // A caller that has gone away wanted no answer.
+        let _ = self.answer.send(answer);
+    }
+}
+
+/// The callers' end of the writer's queue.
+#[derive(Debug, Clone)]
+pub(crate) struct WriterHandle {
+    requests: mpsc::Sender<Request>,
+    closing: CancellationToken,
+    closed: CancellationToken,
+}
+
+impl std::fmt::Debug for Request {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Request").field("command_id", &self.prepared.command_id).finish_non_exhaustive()
+    }
+}
+
+impl WriterHandle {
+    /// Starts the writer. It raises `head` with every batch, and ends when asked to or when all handles are gone.
+    pub(crate) fn start(
+        database: Database,
+        vault: Vault,
+        options: WriterOptions,
+        head: Arc<watch::Sender<Position>>,
+    ) -> Self {
+        let (sender, requests) = mpsc::channel(options.queue_commands.max(1));
+        let (closing, closed) = (CancellationToken::new(), CancellationToken::new());
+        let writer = Writer {
+            database,
+            vault,
+            options,
+            head,
+            requests,
+            waiting: VecDeque::new(),
+            connection: None,
+            closing: closing.clone(),
+        };
+        // Ends `close` even if the writer should panic.
+        let ended = closed.clone().drop_guard();
+        tokio::spawn(async move {
+            writer.run().await;
+            drop(ended);
+        });
+        Self { requests: sender, closing, closed }
+    }
+
+    /// Hands a commit over and waits for what becomes of it.
+    pub(crate) async fn append(&self, prepared: Prepared) -> Answer {
+        let (answer, answered) = oneshot::channel();
+        self.requests.try_send(Request { prepared, answer }).map_err(|error| match error {
+            mpsc::error::TrySendError::Full(_) => AppendError::Overloaded { retry_after: RETRY_AFTER },
+            mpsc::error::TrySendError::Closed(_) => StoreError::Closed.into(),
+        })?;
+        // Accepted, and then the writer vanished without a word: only a panic does that.
+        answered.await.unwrap_or(Err(AppendError::OutcomeUnknown))
+    }
+
+    /// Accepts nothing more, carries out what was accepted, and returns when that is done.
+    pub(crate) async fn close(&self) {
+        self.closing.cancel();
+        self.closed.cancelled().await;
+    }
+}
+
+struct Writer {
+    database: Database,
+    vault: Vault,
+    options: WriterOptions,
+    head: Arc<watch::Sender<Position>>,
+    requests: mpsc::Receiver<Request>,
+    waiting: VecDeque<Request>,
+    connection: Option<PgConnection>,
+    closing: CancellationToken,
+}
+
+/// What came of sending a batch.
+enum Sent {
+    Answered(Vec<Answer>),
+    /// The connection is gone, and with it the answer.
+    Lost(sqlx::Error),
+    /// The database refused the whole batch and wrote nothing.
+    Failed(sqlx::Error),
+}
+
+impl Writer {
+    async fn run(mut self) {
+        while self.gather().await {
+            let batch = self.next_batch();
+            self.commit(batch).await;
+        }
+        if let Some(connection) = self.connection.take() {
+            // Everything is answered; how the session ends does not matter.
+            let _ = connection.close().await;
+        }
+    }
+
+    /// Waits for work. False when there will be no more.
+    async fn gather(&mut self) -> bool {
+        if self.closing.is_cancelled() {
+            self.requests.close();
+        }
+        if self.waiting.is_empty() {
+            let first = tokio::select! {
+                biased;
+                first = self.requests.recv() => first,
+                () = self.closing.cancelled(), if !self.requests.is_closed() => {
+                    self.requests.close();
+                    self.requests.recv().await
+                }
+            };
+            match first {
+                Some(request) => self.waiting.push_back(request),
+                None => return false,
+            }
+        }
+        let mut seen = self.requests.len();
+        for _ in 0..MOST_YIELDS {
+            tokio::task::yield_now().await;
+            let now = self.requests.len();
+            if now == seen {
+                break;
+            }
+            seen = now;
+        }
+        // What waits here for the next batch counts against the queue's bound as what waits there does.
+        while self.waiting.len() < self.options.queue_commands.max(1) {
+            match self.requests.try_recv() {
+                Ok(request) => self.waiting.push_back(request),
+                Err(_) => break,
+            }
+        }
+        true
+    }
+
+    fn next_batch(&mut self) -> Vec<Request> {
+        let bounds = Bounds { commands: self.options.batch_commands.max(1), bytes: self.options.batch_bytes };
+        let waiting = self.waiting.iter().map(|request| (&request.prepared.footprint, request.prepared.size));
+        let mut chosen = admission::choose(waiting, bounds).into_iter();
+        let (batch, rest) = std::mem::take(&mut self.waiting)
+            .into_iter()
+            .partition::<Vec<_>, _>(|_| chosen.next().unwrap_or(false));
+        self.waiting = rest.into();
+        batch
+    }
+
+    /// Sees to it that every command of the batch is answered.
+    async fn commit(&mut self, batch: Vec<Request>) {
+        let mut batches = VecDeque::from([batch]);
+        while let Some(batch) = batches.pop_front() {
+            if let Some(batch) = self.commit_or_return(batch).await {
+                // One of them spoils it for all, and the database does not say which.
+                batches.extend(batch.into_iter().map(|request| vec![request]));
+            }
+        }
+    }
+
+    /// Gives the batch back when its commands must be tried one by one.
+    async fn commit_or_return(&mut self, mut batch: Vec<Request>) -> Option<Vec<Request>> {
+        let mut in_doubt = false;
+        let mut rollbacks = 0;
+        let mut give_up = Instant::now() + self.options.connect_within;
+        loop {
+            if let Err(error) = self.connect(give_up).await {
+                self.refuse(batch, in_doubt, error).await;
+                return None;
+            }
+            match self.replant(&batch).await {
+                Ok(lost) => batch = Self::without(batch, &lost, in_doubt),
+                Err(error) => {
+                    self.disconnect(&error);
+                    continue;
+                }
+            }
+            if batch.is_empty() {
+                return None;
+            }
+            match self.send(&batch).await {
+                Sent::Answered(answers) => {
+                    self.deliver(batch, answers, in_doubt);
+                    return None;
+                }
+                Sent::Lost(error) => {
+                    self.disconnect(&error);
+                    if !in_doubt {
+                        in_doubt = true;
+                        give_up = Instant::now() + self.options.resolve_within;
+                    }
+                }
+                Sent::Failed(error) => match verdict(&error) {
+                    Verdict::Repeat if rollbacks < MOST_ROLLBACKS => rollbacks += 1,
+                    Verdict::OneByOne if batch.len() > 1 => {
+                        tracing::error!(
+                            commands = batch.len(),
+                            error = &error as &dyn std::error::Error,
+                            "a batch was refused as a whole; its commands are tried one by one"
+                        );
+                        return Some(batch);
+                    }
+                    Verdict::OneByOne if is_callers_mistake(&error) && !in_doubt => {
+                        tracing::error!(error = &error as &dyn std::error::Error, "a command was refused by the database");
+                        for request in batch {
+                            request.answer(Err(AppendError::Refused("the database cannot store this".to_owned())));
+                        }
+                        return None;
+                    }
+                    Verdict::Repeat | Verdict::Busy | Verdict::OneByOne => {
+                        tracing::error!(error = &error as &dyn std::error::Error, "the log could not be written");
+                        let error = Arc::new(StoreError::from(error));
+                        for request in batch {
+                            request.answer(Err(unavailable(in_doubt, &error)));
+                        }
+                        return None;
+                    }
+                },
+            }
+        }
+    }
+
+    /// A connection, within a bounded time.
+    async fn connect(&mut self, give_up: Instant) -> Result<(), StoreError> {
+        let mut pause = FIRST_PAUSE;
+        while self.connection.is_none() {
+            match self.database.connect_dedicated(Timeouts::APPEND).await {
+                Ok(connection) => self.connection = Some(connection),
+                Err(error) if Instant::now() + pause >= give_up => return Err(error.into()),
+                Err(error) => {
+                    tracing::warn!(error = &error as &dyn std::error::Error, "the log's writer cannot connect; trying again");
+                    tokio::time::sleep(pause).await;
+                    pause = (pause * 2).min(LONGEST_PAUSE);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn disconnect(&mut self, error: &sqlx::Error) {
+        tracing::warn!(error = error as &dyn std::error::Error, "the log's writer lost its connection");
+        self.connection = None;
+        self.vault.distrust_keys();
+    }
+
+    /// Nobody can connect, so those that wait behind the batch need not try.
+    async fn refuse(&mut self, batch: Vec<Request>, in_doubt: bool, error: StoreError) {
+        tracing::error!(error = &error as &dyn std::error::Error, "the log cannot be reached");
+        let error = Arc::new(error);
+        for request in batch {
+            request.answer(Err(unavailable(in_doubt, &error)));
+        }
+        while let Ok(request) = self.requests.try_recv() {
+            self.waiting.push_back(request);
+        }
+        for request in self.waiting.drain(..) {
+            request.answer(Err(unavailable(false, &error)));
+        }
+    }
+
+    /// Puts back the keys that commands were sealed with before the connection was last lost. Returns the subjects
+    /// whose keys are no longer theirs.
+    async fn replant(&mut self, batch: &[Request]) -> Result<Vec<Uuid>, sqlx::Error> {
+        let generation = self.vault.generation();
+        let keys: SubjectKeys = batch
+            .iter()
+            .filter(|request| request.prepared.generation != generation)
+            .flat_map(|request| request.prepared.keys.iter().map(|(subject, key)| (*subject, key.clone())))
+            .collect();
+        let Some(connection) = &mut self.connection else { return Err(sqlx::Error::PoolClosed) };
+        if keys.is_empty() {
+            return Ok(Vec::new());
+        }
+        let replanted = self.vault.replant(connection, &keys).await?;
+        Ok(keys.into_keys().filter(|subject| replanted.get(subject) != Some(&true)).collect())
+    }
+
+    /// What was sealed with a key that is not stored could never be opened, so it must not be written.
+    fn without(batch: Vec<Request>, lost: &[Uuid], in_doubt: bool) -> Vec<Request> {
+        if lost.is_empty() {
+            return batch;
+        }
+        let (spoiled, batch): (Vec<_>, Vec<_>) = batch
+            .into_iter()
+            .partition(|request| lost.iter().any(|subject| request.prepared.keys.contains_key(subject)));
+        let error = Arc::new(StoreError::KeysLost);
+        for request in spoiled {
+            request.answer(Err(unavailable(in_doubt, &error)));
+        }
+        batch
+    }
+
+    async fn send(&mut self, batch: &[Request]) -> Sent {
+        let Some(connection) = &mut self.connection else { return Sent::Lost(sqlx::Error::PoolClosed) };
+        match tokio::time::timeout(self.options.answer_within, call(connection, batch)).await {
+            Ok(Ok(answers)) => Sent::Answered(answers),
+            Ok(Err(error)) if is_lost_connection(&error) => Sent::Lost(error),
+            Ok(Err(error)) => Sent::Failed(error),
+            Err(elapsed) => Sent::Lost(sqlx::Error::Io(elapsed.into())),
+        }
+    }
+
+    fn deliver(&self, batch: Vec<Request>, answers: Vec<Answer>, in_doubt: bool) {
+        let head = answers
+            .iter()
+            .flatten()
+            .filter(|appended| !appended.duplicate)
+            .map(|appended| appended.last_position)
+            .max();
+        for (request, mut answer) in batch.into_iter().zip(answers) {
+            if let Ok(appended) = &mut answer
+                && in_doubt
+                && appended.command_id == request.prepared.command_id
+            {
+                appended.duplicate = false; // it was this very attempt that had been carried out
+            }
+            request.answer(answer);
+        }
+        if let Some(head) = head {
+            crate::subscription::raise(&self.head, head);
+        }
+    }
+}
+
+fn unavailable(in_doubt: bool, error: &Arc<StoreError>) -> AppendError {
+    if in_doubt { AppendError::OutcomeUnknown } else { AppendError::Unavailable(Arc::clone(error)) }
+}
+
+/// What to do about a batch that the database rolled back.
+enum Verdict {
+    /// It had to choose between transactions, and chose another one.
+    Repeat,
+    /// A lock or a resource was not to be had in time.
+    Busy,
+    /// A command among them cannot be stored, or somebody has written past the append function.
+    OneByOne,
+}
+
+fn verdict(error: &sqlx::Error) -> Verdict {
+    let code = error.as_database_error().and_then(|error| error.code()).unwrap_or_default();
+    match &*code {
+        "40001" | "40P01" => Verdict::Repeat,
+        // Lock not available, query cancelled, and the classes of resources and of the system.
+        "55P03" | "57014" => Verdict::Busy,
+        code if code.starts_with("53") || code.starts_with("58") => Verdict::Busy,
+        _ => Verdict::OneByOne,
+    }
+}
+
+/// Data that cannot be represented (class 22) or a check on the row itself (23514).
+fn is_callers_mistake(error: &sqlx::Error) -> bool {
+    error
+        .as_database_error()
+        .and_then(|error| error.code())
+        .is_some_and(|code| code.starts_with("22") || code == "23514")
+}
+
+/// Numbers of a batch fit: it is bounded by the options and its commands by what a commit may hold.
+fn number(index: usize) -> i32 {
+    i32::try_from(index).unwrap_or(i32::MAX)
+}
+
+async fn call(connection: &mut PgConnection, batch: &[Request]) -> Result<Vec<Answer>, sqlx::Error> {
+    let commands = || batch.iter().map(|request| &request.prepared);
+    let numbered = || (1..).zip(commands());
+    // The first event's number within the batch, for each command.
+    let first_events: Vec<usize> = commands()
+        .scan(1, |next, command| {
+            let first = *next;
+            *next += command.events.len();
+            Some(first)
+        })
+        .collect();
+    let streams: Vec<(usize, &PreparedStream)> =
+        numbered().flat_map(|(number, command)| command.streams.iter().map(move |stream| (number, stream))).collect();
+    let held: Vec<(usize, &PreparedHeld)> =
+        numbered().flat_map(|(number, command)| command.held.iter().map(move |held| (number, held))).collect();
+    let claims: Vec<_> =
+        numbered().flat_map(|(number, command)| command.claims.iter().map(move |step| (number, step))).collect();
+    let events: Vec<_> =
+        commands().flat_map(|command| command.events.iter().map(move |event| (command, event))).collect();
+    let in_batch = |command: usize, event: usize| number(first_events[command - 1] + event);
+    let idempotency = || commands().map(|command| command.idempotency.as_ref());
+
+    let rows = sqlx::query(APPEND)
+        .bind(commands().map(|command| command.command_id).collect::<Vec<_>>())
+        .bind(commands().map(|command| number(command.events.len())).collect::<Vec<_>>())
+        .bind(idempotency().map(|key| key.map(|key| key.principal.as_str())).collect::<Vec<_>>())
+        .bind(idempotency().map(|key| key.map(|key| key.key.as_str())).collect::<Vec<_>>())
+        .bind(idempotency().map(|key| key.map(|key| key.request_hash.0.as_slice())).collect::<Vec<_>>())
+        .bind(streams.iter().map(|(command, _)| number(*command)).collect::<Vec<_>>())
+        .bind(streams.iter().map(|(_, stream)| stream.stream.aggregate_type).collect::<Vec<_>>())
+        .bind(streams.iter().map(|(_, stream)| stream.stream.id).collect::<Vec<_>>())
+        .bind(streams.iter().map(|(_, stream)| stream.expected.cast_signed()).collect::<Vec<_>>())
+        .bind(streams.iter().map(|(c, s)| s.events.map(|(first, _)| in_batch(*c, first))).collect::<Vec<_>>())
+        .bind(streams.iter().map(|(c, s)| s.events.map(|(_, last)| in_batch(*c, last))).collect::<Vec<_>>())
+        .bind(held.iter().map(|(command, _)| number(*command)).collect::<Vec<_>>())
+        .bind(held.iter().map(|(_, held)| held.scope.as_str()).collect::<Vec<_>>())
+        .bind(held.iter().map(|(_, held)| held.stored_key.as_slice()).collect::<Vec<_>>())
+        .bind(claims.iter().map(|(command, _)| number(*command)).collect::<Vec<_>>())
+        .bind(claims.iter().map(|(_, step)| step.step.as_str()).collect::<Vec<_>>())
+        .bind(claims.iter().map(|(_, step)| step.scope.as_str()).collect::<Vec<_>>())
+        .bind(claims.iter().map(|(_, step)| step.key.as_slice()).collect::<Vec<_>>())
+        .bind(claims.iter().map(|(_, step)| step.owner.aggregate_type).collect::<Vec<_>>())
+        .bind(claims.iter().map(|(_, step)| step.owner.id).collect::<Vec<_>>())
+        .bind(claims.iter().map(|(command, step)| in_batch(*command, step.event)).collect::<Vec<_>>())
+        .bind(events.iter().map(|(_, event)| event.stream.aggregate_type).collect::<Vec<_>>())
+        .bind(events.iter().map(|(_, event)| event.aggregate_id.as_str()).collect::<Vec<_>>())
+        .bind(events.iter().map(|(_, event)| event.sequence).collect::<Vec<_>>())
+        .bind(events.iter().map(|(_, event)| event.event_type).collect::<Vec<_>>())
+        .bind(events.iter().map(|(_, event)| event.event_version).collect::<Vec<_>>())
+        .bind(events.iter().map(|(_, event)| event.payload.as_str()).collect::<Vec<_>>())
+        .bind(events.iter().map(|(_, event)| event.metadata.as_str()).collect::<Vec<_>>())
+        .bind(events.iter().map(|(_, event)| event.event_id).collect::<Vec<_>>())
+        .bind(events.iter().map(|(command, _)| command.command_id).collect::<Vec<_>>())
+        .bind(events.iter().map(|(command, _)| command.actor.as_str()).collect::<Vec<_>>())
+        .bind(events.iter().map(|(command, _)| command.correlation_id).collect::<Vec<_>>())
+        .bind(events.iter().map(|(command, _)| command.causation_id).collect::<Vec<_>>())
+        .bind(events.iter().map(|(_, event)| event.leaf_hash.0.as_slice()).collect::<Vec<_>>())
+        .fetch_all(connection)
+        .await?;
+    if rows.len() != batch.len() {
+        return Err(sqlx::Error::Protocol(format!("{} answers to {} commands", rows.len(), batch.len())));
+    }
+    rows.iter().map(|row| answer_of(row, &streams, &held)).collect()
+}
+
+fn answer_of(
+    row: &PgRow,
+    streams: &[(usize, &PreparedStream)],
+    held: &[(usize, &PreparedHeld)],
+) -> Result<Answer, sqlx::Error> {
+    let unexpected = |what: &str| sqlx::Error::Protocol(format!("log.append answered with an unknown {what}"));
+    let item = || -> Result<usize, sqlx::Error> {
+        let item: i32 = row.try_get("item")?;
+        usize::try_from(item).ok().and_then(|item| item.checked_sub(1)).ok_or_else(|| unexpected("item"))
+    };
+    let outcome: &str = row.try_get("outcome")?;
+    Ok(match outcome {
+        "ok" | "duplicate" => Ok(Appended {
+            command_id: row.try_get("command_id")?,
+            first_position: Position::from_i64(row.try_get("first_position")?),
+            last_position: Position::from_i64(row.try_get("last_position")?),
+            entry_hash: Hash::from_column(row, "entry_hash")?,
+            recorded_at: Timestamp::from_offset(row.try_get::<OffsetDateTime, _>("recorded_at")?),
+            duplicate: outcome == "duplicate",
+        }),
+        "reused" => Err(AppendError::IdempotencyKeyReused),
+        "conflict" => {
+            let (_, stream) = streams.get(item()?).ok_or_else(|| unexpected("stream"))?;
+            Err(AppendError::Conflict {
+                stream: stream.stream,
+                expected: stream.expected,
+                actual: row.try_get::<i64, _>("actual")?.cast_unsigned(),
+            })
+        }
+        "taken" => {
+            let scopes: &str = row.try_get("scopes")?;
+            let mut scopes = scopes
+                .split(',')
+                .map(|scope| scope.parse().map_err(|_| unexpected("scope")))
+                .collect::<Result<Vec<_>, _>>()?;
+            scopes.sort_unstable();
+            Err(AppendError::Taken { scopes })
+        }
+        "missing" => {
+            let (_, held) = held.get(item()?).ok_or_else(|| unexpected("claim"))?;
+            Err(AppendError::Missing { scope: held.scope, key: held.key.clone() })
+        }
+        _ => return Err(unexpected("outcome")),
+    })
+}

@@ -205,6 +205,15 @@ pub async fn load(pool: &PgPool, projection: &str) -> Result<Option<Checkpoint>,
     row.as_ref().map(Checkpoint::from_row).transpose()
 }
 
+/// The checkpoint of `projection` as the transaction of `connection` sees it, if there is one.
+///
+/// # Errors
+/// [`StoreError::Database`].
+pub async fn load_in(connection: &mut PgConnection, projection: &str) -> Result<Option<Checkpoint>, StoreError> {
+    let row = sqlx::query(LOAD).bind(projection).fetch_optional(connection).await?;
+    row.as_ref().map(Checkpoint::from_row).transpose()
+}
+
 /// The checkpoint of `projection`, which nobody else can move before the transaction of `connection` ends.
 ///
 /// # Errors

@@ -13,6 +13,7 @@ use secrecy::{ExposeSecret, SecretString};
 use sqlx::migrate::{Migrate, MigrateError, Migrator};
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgListener, PgPool, PgPoolOptions};
 use sqlx::{ConnectOptions, Connection, Executor};
+use tokio::sync::watch;
 
 use crate::embedded::{Cluster, ClusterError, ClusterOptions};
 
@@ -152,7 +153,9 @@ pub enum DatabaseError {
     #[error("{0} is PostgreSQL {1}; Annals needs 15 or newer")]
     ServerTooOld(String, String),
     /// The database's encoding is not UTF-8, so hashed bytes would not be the stored bytes.
-    #[error("the database at {0} is encoded in {1}; create it with: create database annals encoding 'UTF8' template template0")]
+    #[error(
+        "the database at {0} is encoded in {1}; create it with: create database annals encoding 'UTF8' template template0"
+    )]
     Encoding(String, String),
     /// The server only follows another one.
     #[error("{0} is a read-only standby; connect to its primary")]
@@ -289,8 +292,16 @@ pub enum DatabaseKind {
 impl fmt::Display for DatabaseKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Embedded { folder, joined, version } => {
-                let how = if *joined { "run by another process" } else { "run by this process" };
+            Self::Embedded {
+                folder,
+                joined,
+                version,
+            } => {
+                let how = if *joined {
+                    "run by another process"
+                } else {
+                    "run by this process"
+                };
                 write!(
                     f,
                     "embedded PostgreSQL {version} in {}, {how}; set DATABASE_URL for a server of your own \
@@ -298,7 +309,11 @@ impl fmt::Display for DatabaseKind {
                     folder.display()
                 )
             }
-            Self::External { address, database, version } => {
+            Self::External {
+                address,
+                database,
+                version,
+            } => {
                 write!(f, "PostgreSQL {version} at {address}, database {database}")
             }
         }
@@ -335,21 +350,32 @@ struct Inner {
     renewal: Renewal,
 }
 
-/// Pooled connections made before this moment have missed a change of role or server and are not lent again.
+/// Tells pooled connections that missed a migration or belong to a server that is gone; they are not lent again.
 #[derive(Debug, Clone)]
-struct Renewal(Arc<Mutex<Instant>>);
+struct Renewal {
+    migrated: Arc<Mutex<Option<Instant>>>,
+    server_started: Option<watch::Receiver<Option<Instant>>>,
+}
 
 impl Renewal {
-    fn now() -> Self {
-        Self(Arc::new(Mutex::new(Instant::now())))
+    fn of(cluster: Option<&Cluster>) -> Self {
+        Self {
+            migrated: Arc::default(),
+            server_started: cluster.map(Cluster::starts),
+        }
     }
 
-    fn renew(&self) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+    fn migrated(&self) {
+        *self.migrated.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
     }
 
     fn is_current(&self, age: Duration) -> bool {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).elapsed() >= age
+        let migrated = *self.migrated.lock().unwrap_or_else(PoisonError::into_inner);
+        let started = self.server_started.as_ref().and_then(|started| *started.borrow());
+        [migrated, started]
+            .into_iter()
+            .flatten()
+            .all(|moment| moment.elapsed() >= age)
     }
 }
 
@@ -361,7 +387,10 @@ impl Database {
     pub async fn open(source: DatabaseSource, options: DatabaseOptions) -> Result<Self, DatabaseError> {
         match source {
             DatabaseSource::External(url) => Self::connect(&url, options).await,
-            DatabaseSource::Embedded { data_dir, options: cluster } => {
+            DatabaseSource::Embedded {
+                data_dir,
+                options: cluster,
+            } => {
                 let cluster = Cluster::open(&data_dir, cluster).await?;
                 Self::embedded(cluster, options).await
             }
@@ -431,20 +460,22 @@ impl Database {
         owns_cluster: bool,
     ) -> Self {
         let connect = connect.application_name(&options.application_name);
-        let renewal = Renewal::now();
+        let renewal = Renewal::of(cluster.as_ref());
         let pool = pool_options(&options, options.timeouts, &renewal)
             .max_connections(options.max_connections)
             .connect_lazy_with(connect.clone());
-        if let Some(cluster) = &cluster {
-            let (renewal, mut starts) = (renewal.clone(), cluster.starts());
-            // Ends with the cluster's thread, which holds the other end.
-            tokio::spawn(async move {
-                while starts.changed().await.is_ok() {
-                    renewal.renew();
-                }
-            });
+        Self {
+            inner: Arc::new(Inner {
+                pool,
+                connect,
+                options,
+                kind,
+                address,
+                cluster,
+                owns_cluster,
+                renewal,
+            }),
         }
-        Self { inner: Arc::new(Inner { pool, connect, options, kind, address, cluster, owns_cluster, renewal }) }
     }
 
     /// The pool. Acquiring waits at most [`DatabaseOptions::acquire_timeout`].
@@ -507,7 +538,7 @@ impl Database {
     /// # Errors
     /// What connecting gives.
     pub async fn listener(&self) -> Result<PgListener, sqlx::Error> {
-        let pool = pool_options(&self.inner.options, self.inner.options.timeouts, &Renewal::now())
+        let pool = pool_options(&self.inner.options, self.inner.options.timeouts, &Renewal::of(None))
             .max_connections(1)
             .max_lifetime(None)
             .idle_timeout(None)
@@ -534,7 +565,10 @@ impl Database {
     /// # Errors
     /// [`DatabaseError::Statement`].
     pub async fn has_log(&self) -> Result<bool, DatabaseError> {
-        sqlx::query_scalar(LOG_EXISTS).fetch_one(self.pool()).await.map_err(statement("looking for a log"))
+        sqlx::query_scalar(LOG_EXISTS)
+            .fetch_one(self.pool())
+            .await
+            .map_err(statement("looking for a log"))
     }
 
     /// Brings schemas `log` and `view` up to date. Repeating changes nothing; processes that do it at once take turns.
@@ -563,19 +597,32 @@ impl Database {
         let log = run(&LOG_MIGRATIONS, "log", "set search_path to log", &mut connection).await?;
 
         if application_role {
-            connection.execute(GRANT_LOG).await.map_err(statement("granting schema log to annals_app"))?;
+            connection
+                .execute(GRANT_LOG)
+                .await
+                .map_err(statement("granting schema log to annals_app"))?;
             create_schema(&mut connection, "view", "create schema view authorization annals_app").await?;
-            connection.execute(HAND_OVER_VIEW).await.map_err(statement("handing schema view to annals_app"))?;
-            connection.execute("set role annals_app").await.map_err(statement("taking the role annals_app"))?;
+            connection
+                .execute(HAND_OVER_VIEW)
+                .await
+                .map_err(statement("handing schema view to annals_app"))?;
+            connection
+                .execute("set role annals_app")
+                .await
+                .map_err(statement("taking the role annals_app"))?;
         } else {
             create_schema(&mut connection, "view", "create schema view").await?;
         }
         let view = run(&VIEW_MIGRATIONS, "view", "set search_path to view", &mut connection).await?;
 
-        self.inner.renewal.renew();
+        self.inner.renewal.migrated();
         // Ends the session, and with it the lock. A failure to say goodbye changes nothing that was committed.
         let _ = connection.close().await;
-        Ok(Migrated { log, view, application_role })
+        Ok(Migrated {
+            log,
+            view,
+            application_role,
+        })
     }
 
     /// Closes the pool, waiting a bounded time for lent connections, and then the cluster if this database opened it.
@@ -583,8 +630,14 @@ impl Database {
     /// # Errors
     /// [`DatabaseError::Cluster`] when the cluster could not be stopped.
     pub async fn close(&self) -> Result<(), DatabaseError> {
-        if tokio::time::timeout(CLOSE_TIMEOUT, self.inner.pool.close()).await.is_err() {
-            tracing::warn!(timeout_s = CLOSE_TIMEOUT.as_secs(), "connections are still in use; closing without them");
+        if tokio::time::timeout(CLOSE_TIMEOUT, self.inner.pool.close())
+            .await
+            .is_err()
+        {
+            tracing::warn!(
+                timeout_s = CLOSE_TIMEOUT.as_secs(),
+                "connections are still in use; closing without them"
+            );
         }
         if let (Some(cluster), true) = (&self.inner.cluster, self.inner.owns_cluster) {
             cluster.close().await?;
@@ -595,7 +648,10 @@ impl Database {
 
 /// The checksums of all migrations in order, by which a migrated template database can be told to be current.
 pub fn migration_checksums() -> impl Iterator<Item = &'static [u8]> {
-    LOG_MIGRATIONS.iter().chain(VIEW_MIGRATIONS.iter()).map(|migration| &*migration.checksum)
+    LOG_MIGRATIONS
+        .iter()
+        .chain(VIEW_MIGRATIONS.iter())
+        .map(|migration| &*migration.checksum)
 }
 
 struct Server {
@@ -677,13 +733,19 @@ async fn settle(connection: &mut PgConnection, timeouts: Timeouts, role: Databas
 }
 
 async fn prepare_role(connection: &mut PgConnection) -> Result<bool, DatabaseError> {
-    connection.execute(PREPARE_ROLE).await.map_err(statement("preparing the role annals_app"))?;
+    connection
+        .execute(PREPARE_ROLE)
+        .await
+        .map_err(statement("preparing the role annals_app"))?;
     let available: bool = sqlx::query_scalar(ROLE_IS_AVAILABLE)
         .fetch_one(&mut *connection)
         .await
         .map_err(statement("looking for the role annals_app"))?;
     if available {
-        connection.execute(GRANT_DATABASE).await.map_err(statement("granting the database to annals_app"))?;
+        connection
+            .execute(GRANT_DATABASE)
+            .await
+            .map_err(statement("granting the database to annals_app"))?;
     }
     Ok(available)
 }
@@ -700,7 +762,10 @@ async fn create_schema(
         .await
         .map_err(statement("looking for a schema"))?;
     if !exists {
-        connection.execute(create).await.map_err(statement("creating a schema"))?;
+        connection
+            .execute(create)
+            .await
+            .map_err(statement("creating a schema"))?;
     }
     Ok(())
 }
@@ -712,7 +777,10 @@ async fn run(
     set_search_path: &'static str,
     connection: &mut PgConnection,
 ) -> Result<usize, DatabaseError> {
-    connection.execute(set_search_path).await.map_err(statement("setting the search path"))?;
+    connection
+        .execute(set_search_path)
+        .await
+        .map_err(statement("setting the search path"))?;
     let failed = |source| match source {
         MigrateError::VersionMissing(version) => DatabaseError::NewerSchema { schema, version },
         MigrateError::VersionMismatch(version) => DatabaseError::ChangedMigration { schema, version },
@@ -735,14 +803,23 @@ mod tests {
     #[test]
     fn an_old_server_is_refused_by_name() {
         let error = judge_server("db:5432/annals", 140_011, "14.11", "UTF8", false).unwrap_err();
-        assert_eq!(error.to_string(), "db:5432/annals is PostgreSQL 14.11; Annals needs 15 or newer");
+        assert_eq!(
+            error.to_string(),
+            "db:5432/annals is PostgreSQL 14.11; Annals needs 15 or newer"
+        );
         assert!(judge_server("db:5432/annals", 150_000, "15.0", "UTF8", false).is_ok());
     }
 
     #[test]
     fn another_encoding_and_a_standby_are_refused() {
-        assert!(matches!(judge_server("db", 170_002, "17.2", "LATIN1", false), Err(DatabaseError::Encoding(..))));
-        assert!(matches!(judge_server("db", 170_002, "17.2", "UTF8", true), Err(DatabaseError::Standby(_))));
+        assert!(matches!(
+            judge_server("db", 170_002, "17.2", "LATIN1", false),
+            Err(DatabaseError::Encoding(..))
+        ));
+        assert!(matches!(
+            judge_server("db", 170_002, "17.2", "UTF8", true),
+            Err(DatabaseError::Standby(_))
+        ));
     }
 
     #[test]

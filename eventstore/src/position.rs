@@ -156,7 +156,7 @@ const ENTRY_HASH: &str = "
 
 const POSITION_AT: &str = "select log.position_at($1)";
 
-pub(crate) async fn head(pool: &PgPool) -> Result<Head, StoreError> {
+pub async fn head(pool: &PgPool) -> Result<Head, StoreError> {
     let Some(row) = sqlx::query(HEAD).fetch_optional(pool).await? else {
         return Ok(Head::EMPTY);
     };

@@ -13,12 +13,10 @@ use std::fmt;
 use std::str::FromStr;
 
 use crate::content::ContentStatus;
+use crate::datatype::ROOT_KIND;
 use crate::field::FieldKind;
 use crate::ids::{ContentFieldId, ContentId, DatatypeId, FieldId, RouteId, UserId};
 use crate::values::Timestamp;
-
-/// The datatype `type` that marks the node a document starts at.
-pub const ROOT_KIND: &str = "ROOT";
 
 /// Levels of a document, the root included. Deeper nodes are left out: rendering and most JSON readers recurse, and
 /// readers commonly stop at 128 nested values (two a level in `clean`).

@@ -259,7 +259,7 @@ fn a_live_session_holds_its_key_and_its_token() {
     };
     let release = |scope| ClaimChange::ReleaseAll { scope };
     let stream = SESSION.as_uuid();
-    assert_eq!(started(None).claims(stream), [take_session.clone()]);
+    assert_eq!(started(None).claims(stream), std::slice::from_ref(&take_session));
     assert_eq!(
         started(Some(digest(1))).claims(stream),
         [take_session, take_token.clone()]

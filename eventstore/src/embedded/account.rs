@@ -19,7 +19,8 @@ pub struct Account {
 }
 
 /// Tells the first of the given folders that cannot be entered.
-const FIRST_CLOSED_FOLDER: &str = r#"for folder do cd -- "$folder" 2>/dev/null || { printf %s "$folder"; exit 1; }; done"#;
+const FIRST_CLOSED_FOLDER: &str =
+    r#"for folder do cd -- "$folder" 2>/dev/null || { printf %s "$folder"; exit 1; }; done"#;
 
 impl Account {
     /// The account for the cluster in `folder`: ourselves unless we are root; else the folder's owner where it exists
@@ -29,29 +30,51 @@ impl Account {
     /// [`ClusterError::NoAccount`] as root; [`ClusterError::ForeignFolder`] where the folder is somebody else's.
     pub fn for_folder(folder: &Path) -> Result<Self, ClusterError> {
         let me = rustix::process::geteuid();
-        let owner = fs::metadata(folder).ok().map(|metadata| (metadata.uid(), metadata.gid()));
+        let owner = fs::metadata(folder)
+            .ok()
+            .map(|metadata| (metadata.uid(), metadata.gid()));
         if !me.is_root() {
             return match owner {
-                Some((owner, _)) if owner != me.as_raw() => {
-                    Err(ClusterError::ForeignFolder { folder: folder.to_owned(), owner })
-                }
-                _ => Ok(Self { uid: me.as_raw(), gid: rustix::process::getegid().as_raw(), name: None }),
+                Some((owner, _)) if owner != me.as_raw() => Err(ClusterError::ForeignFolder {
+                    folder: folder.to_owned(),
+                    owner,
+                }),
+                _ => Ok(Self {
+                    uid: me.as_raw(),
+                    gid: rustix::process::getegid().as_raw(),
+                    name: None,
+                }),
             };
         }
         if let Some((uid, gid)) = owner.filter(|(uid, _)| *uid != 0) {
-            return Ok(Self { uid, gid, name: Some(format!("with uid {uid}")) });
+            return Ok(Self {
+                uid,
+                gid,
+                name: Some(format!("with uid {uid}")),
+            });
         }
-        ["postgres", "nobody"].into_iter().find_map(Self::named).ok_or(ClusterError::NoAccount)
+        ["postgres", "nobody"]
+            .into_iter()
+            .find_map(Self::named)
+            .ok_or(ClusterError::NoAccount)
     }
 
     /// `id` asks every source of accounts that the system has, which reading `/etc/passwd` would not.
     fn named(name: &str) -> Option<Self> {
         let ask = |what: &str| -> Option<u32> {
-            let answer = Command::new("id").args([what, name]).stderr(Stdio::null()).output().ok()?;
+            let answer = Command::new("id")
+                .args([what, name])
+                .stderr(Stdio::null())
+                .output()
+                .ok()?;
             String::from_utf8(answer.stdout).ok()?.trim().parse().ok()
         };
         let (uid, gid) = (ask("-u")?, ask("-g")?);
-        (uid != 0).then(|| Self { uid, gid, name: Some(name.to_owned()) })
+        (uid != 0).then(|| Self {
+            uid,
+            gid,
+            name: Some(name.to_owned()),
+        })
     }
 
     /// The user's number.
@@ -97,12 +120,18 @@ impl Account {
             .args(["-c", FIRST_CLOSED_FOLDER, "sh"])
             .args(way)
             .output()
-            .map_err(|source| ClusterError::Spawn { program: "/bin/sh".into(), source })?;
+            .map_err(|source| ClusterError::Spawn {
+                program: "/bin/sh".into(),
+                source,
+            })?;
         if answer.status.success() {
             return Ok(());
         }
         let blocked = PathBuf::from(String::from_utf8_lossy(&answer.stdout).into_owned());
-        Err(ClusterError::Unreachable { user: user.clone(), blocked })
+        Err(ClusterError::Unreachable {
+            user: user.clone(),
+            blocked,
+        })
     }
 
     /// Gives `path`, and all below it, to this account. Links are given away, never followed.

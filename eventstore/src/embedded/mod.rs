@@ -68,6 +68,9 @@ pub enum ClusterError {
         /// Who owns it.
         owner: u32,
     },
+    /// Where the cluster should be there is something else.
+    #[error("{} is not empty and no PostgreSQL cluster; move it away or choose another data folder", .0.display())]
+    NotACluster(PathBuf),
     /// A folder for the socket exists already and is not safe to use.
     #[error("{} is not a folder of mode 0700 that belongs to uid {uid}; remove it or set TMPDIR", folder.display())]
     UnsafeSocketFolder {

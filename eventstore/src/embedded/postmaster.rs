@@ -30,7 +30,12 @@ impl PidFile {
     /// Lines: pid, data folder, start time, port, socket folder, listen address, shared memory, state.
     fn parse(text: &str) -> Option<Self> {
         let lines: Vec<&str> = text.lines().collect();
-        let line = |number: usize| lines.get(number).map(|line| line.trim()).filter(|line| !line.is_empty());
+        let line = |number: usize| {
+            lines
+                .get(number)
+                .map(|line| line.trim())
+                .filter(|line| !line.is_empty())
+        };
         Some(Self {
             pid: line(0)?.parse().ok()?,
             port: line(3).and_then(|port| port.parse().ok()).unwrap_or(0),
@@ -55,7 +60,9 @@ impl Postmaster {
     /// Who `pid` is to the cluster in `cluster`, a path without symbolic links.
     #[must_use]
     pub fn identify(pid: i32, cluster: &Path) -> Self {
-        let Some(process) = Pid::from_raw(pid).filter(|_| pid > 0) else { return Self::Gone };
+        let Some(process) = Pid::from_raw(pid).filter(|_| pid > 0) else {
+            return Self::Gone;
+        };
         if rustix::process::test_kill_process(process) == Err(Errno::SRCH) {
             return Self::Gone;
         }
@@ -63,7 +70,9 @@ impl Postmaster {
             runs_in(pid, cluster)
         } else {
             // The server is always started with its folder on the command line.
-            let answer = Command::new("ps").args(["-ww", "-o", "command=", "-p", &pid.to_string()]).output();
+            let answer = Command::new("ps")
+                .args(["-ww", "-o", "command=", "-p", &pid.to_string()])
+                .output();
             answer.is_ok_and(|answer| {
                 let command = String::from_utf8_lossy(&answer.stdout).into_owned();
                 command.contains("postgres") && command.contains(&*cluster.to_string_lossy())
@@ -77,18 +86,19 @@ impl Postmaster {
 fn runs_in(pid: i32, cluster: &Path) -> bool {
     let process = Path::new("/proc").join(pid.to_string());
     let program = fs::read_link(process.join("exe")).unwrap_or_default();
-    let is_postgres = program.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"postgres"));
+    let is_postgres = program
+        .file_name()
+        .is_some_and(|name| name.as_encoded_bytes().starts_with(b"postgres"));
     is_postgres && fs::read_link(process.join("cwd")).is_ok_and(|folder| folder == cluster)
 }
 
 /// Sends `signal`; a process that is gone already is fine.
 pub(super) fn signal(pid: i32, signal: Signal) {
-    if let Some(process) = Pid::from_raw(pid).filter(|_| pid > 0) {
-        if let Err(error) = rustix::process::kill_process(process, signal) {
-            if error != Errno::SRCH {
-                tracing::warn!(pid, ?signal, %error, "PostgreSQL could not be signalled");
-            }
-        }
+    if let Some(process) = Pid::from_raw(pid).filter(|_| pid > 0)
+        && let Err(error) = rustix::process::kill_process(process, signal)
+        && error != Errno::SRCH
+    {
+        tracing::warn!(pid, ?signal, %error, "PostgreSQL could not be signalled");
     }
 }
 
@@ -97,7 +107,9 @@ pub(super) fn signal(pid: i32, signal: Signal) {
 /// end when their statement does.
 pub(super) fn end_leftovers(cluster: &Path) {
     for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
-        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else { continue };
+        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else {
+            continue;
+        };
         if runs_in(pid, cluster) {
             signal(pid, Signal::QUIT);
         }
@@ -113,9 +125,18 @@ mod tests {
         let file = PidFile::parse("4711\n/data\n1700000000\n5432\n/data/socket\n\n  123  456\nready   \n").unwrap();
         assert_eq!(
             file,
-            PidFile { pid: 4711, port: 5432, socket_folder: Some("/data/socket".into()), ready: true }
+            PidFile {
+                pid: 4711,
+                port: 5432,
+                socket_folder: Some("/data/socket".into()),
+                ready: true
+            }
         );
-        assert!(!PidFile::parse("4711\n/data\n1700000000\n5432\n/s\n\n1 2\nstarting\n").unwrap().ready);
+        assert!(
+            !PidFile::parse("4711\n/data\n1700000000\n5432\n/s\n\n1 2\nstarting\n")
+                .unwrap()
+                .ready
+        );
         assert_eq!(PidFile::parse(""), None);
     }
 

@@ -1,0 +1,486 @@
+//! Commands about credentials: signing in, proving a token, changing a password.
+//!
+//! Signing in answers strangers, so its cost must not tell what it found: whatever the identifier, the same
+//! statements are sent and exactly one hash is computed, and a failure is recorded behind the answer. Users are found
+//! by claims, which are as old as the last commit, never by a read model that may lag.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use annals_domain::{
+    Actor, Auth, AuthCommand, Caller, ClaimKey, ClaimScope, Device, EmailAddress, OrganizationId, PasswordHash,
+    Personal, RevocationReason, Role, Session, SessionCommand, SessionId, Timestamp, User, UserId, Username,
+};
+use annals_eventstore::{Position, StreamId};
+use cqrs_es::Aggregate;
+use moka::sync::Cache;
+use secrecy::{ExposeSecret, SecretString};
+use subtle::ConstantTimeEq;
+use tokio::sync::Semaphore;
+use tokio_util::task::TaskTracker;
+use tracing::instrument;
+use uuid::Uuid;
+
+use crate::executor::{Reference, Staged};
+use crate::services::password::{PasswordError, normalise};
+use crate::services::token::TokenFault;
+use crate::session::{IssuedTokens, Opening, address_of, identify, live_sessions, stage_revocations};
+use crate::settings::{PasswordPolicy, SignInOptions};
+use crate::{CommandContext, CommandError, Commands, UnitOfWork};
+
+/// The code of every refused sign-in, whatever the reason was.
+pub const INVALID_CREDENTIALS: &str = "auth.invalid_credentials";
+/// The code of a sign-in with the right password for a user who may not sign in.
+pub const USER_DISABLED: &str = "user.disabled";
+/// The code of a password change with a wrong present password.
+pub const CURRENT_PASSWORD_INCORRECT: &str = "auth.current_password_incorrect";
+/// The code of a password change to the present password.
+pub const PASSWORD_UNCHANGED: &str = "password.unchanged";
+
+/// Failures that may be waiting to be recorded; more are not, for the database is in trouble then.
+const PENDING_FAILURES: usize = 256;
+/// Users whose recent failures are counted.
+const COUNTED_USERS: u64 = 10_000;
+
+/// What somebody signs in with, as they typed it.
+#[derive(Debug, Clone, Copy)]
+pub enum Credential<'a> {
+    /// A mail address.
+    Email(&'a str),
+    /// A mail address or a username; the two cannot be confused, for no username has an `@`.
+    EmailOrUsername(&'a str),
+}
+
+impl Credential<'_> {
+    /// The claims that could belong to it. Never none, so that nonsense costs the same look-up.
+    fn keys(self) -> Vec<(ClaimScope, ClaimKey)> {
+        let (text, by_name) = match self {
+            Self::Email(text) => (text, false),
+            Self::EmailOrUsername(text) => (text, true),
+        };
+        // No address and no name can be the zero character.
+        let nobody = || "\0".to_owned();
+        let email = EmailAddress::parse(text).map_or_else(|_| nobody(), |email| email.to_string());
+        let mut keys = vec![(ClaimScope::Email, ClaimKey::Personal(email))];
+        if by_name {
+            let name = Username::parse(text).map_or_else(|_| nobody(), |name| name.key());
+            keys.push((ClaimScope::Username, ClaimKey::Personal(name)));
+        }
+        keys
+    }
+}
+
+/// A user who has signed in.
+#[derive(Debug, Clone)]
+pub struct SignedIn {
+    /// Who.
+    pub user_id: UserId,
+    /// The user, as it is now.
+    pub user: User,
+    /// The new session.
+    pub session_id: SessionId,
+    /// What its client keeps.
+    pub tokens: IssuedTokens,
+    /// The organization they founded at registration, if they did.
+    pub organization_id: Option<OrganizationId>,
+    /// Where the start of the session lies in the log.
+    pub position: Position,
+}
+
+/// Opens a session for whoever knows the password. Anybody may ask.
+///
+/// # Errors
+/// `auth.invalid_credentials`, the same for every reason that a stranger could use; `user.disabled` only after the
+/// right password; [`CommandError::Overloaded`] when too many passwords wait to be hashed.
+#[instrument(name = "auth.sign_in", skip_all)]
+pub async fn sign_in(
+    cx: &CommandContext<'_>,
+    credential: Credential<'_>,
+    password: &SecretString,
+    options: SignInOptions,
+) -> Result<SignedIn, CommandError> {
+    let owners = cx.store().owners_of(&credential.keys()).await?;
+    let found = owners.into_iter().flatten().next();
+    // A stranger's streams are read too, and are empty.
+    let user_id = UserId::new(found.unwrap_or_else(Uuid::now_v7));
+    let mut verified: Option<PasswordHash> = None;
+    let mut retry = cx.retry();
+    loop {
+        let mut unit = UnitOfWork::new(cx);
+        let (auth, user) = tokio::try_join!(unit.load::<Auth>(user_id), unit.load::<User>(user_id))?;
+        let stored = auth.state.password.as_ref().and_then(Personal::get);
+        // A retry does not hash again, unless the password was changed under our feet.
+        if verified.is_none() || verified.as_ref() != stored {
+            if !check(cx, password, stored).await? {
+                cx.commands.failures().record(cx, &auth, user_id);
+                return Err(CommandError::rule(INVALID_CREDENTIALS, None, "Invalid credentials"));
+            }
+            verified = stored.cloned();
+        }
+        match open_session(cx, &mut unit, &auth, user, options).await {
+            Ok(opened) => {
+                let commit = match unit.commit().await {
+                    Ok(commit) => commit,
+                    Err(CommandError::Missing { scope: ClaimScope::User, .. }) => return Err(disabled()),
+                    Err(error) => {
+                        retry.after(error).await?;
+                        continue;
+                    }
+                };
+                return opened.finish(cx, commit.position).await;
+            }
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// Whether the password is the stored one; exactly one hash, except for a password so long that no user can have it.
+async fn check(
+    cx: &CommandContext<'_>,
+    password: &SecretString,
+    stored: Option<&PasswordHash>,
+) -> Result<bool, CommandError> {
+    match cx.commands.passwords().verify(password, stored).await {
+        Err(PasswordError::TooLong) => Ok(false),
+        other => Ok(other?),
+    }
+}
+
+fn disabled() -> CommandError {
+    CommandError::rule(USER_DISABLED, None, "User account is disabled")
+}
+
+struct Opened {
+    opening: Opening,
+    user_id: UserId,
+    user: User,
+}
+
+/// Stages the start of a session. The commit depends on the user being enabled, and on the credentials being those
+/// that were checked: a password changed in between is asked for again.
+async fn open_session(
+    cx: &CommandContext<'_>,
+    unit: &mut UnitOfWork<'_>,
+    auth: &Staged<Auth>,
+    user: Staged<User>,
+    options: SignInOptions,
+) -> Result<Opened, CommandError> {
+    let user_id = user.id;
+    if user.state.disabled {
+        return Err(disabled());
+    }
+    let opening = Opening::prepare(cx, user_id, options)?;
+    unit.act_as(Actor::User(user_id));
+    unit.create::<Session>(opening.session_id, [opening.command.clone()])?;
+    unit.require([Reference { scope: ClaimScope::User, key: ClaimKey::id(user_id), field: None }]);
+    unit.rely_on(auth);
+    Ok(Opened { opening, user_id, user: user.state })
+}
+
+impl Opened {
+    async fn finish(self, cx: &CommandContext<'_>, position: Position) -> Result<SignedIn, CommandError> {
+        let session_id = self.opening.session_id;
+        let identity = identify(cx, self.user_id, &self.user, session_id).await?;
+        let tokens = self.opening.tokens(cx, &identity)?;
+        let organization_id = identity.organization_id;
+        Ok(SignedIn { user_id: self.user_id, user: self.user, session_id, tokens, organization_id, position })
+    }
+}
+
+/// Who a request comes from, proven by its token.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Authenticated {
+    /// Who.
+    pub user_id: UserId,
+    /// By which sign-in; it was live when asked.
+    pub session_id: SessionId,
+    /// Where mail reaches them, as of the token.
+    pub email: Option<String>,
+    /// What they may do.
+    pub role: Role,
+    /// The organization they founded at registration, if they did.
+    pub organization_id: Option<OrganizationId>,
+    /// When the token ends.
+    pub expires_at: Timestamp,
+}
+
+impl Authenticated {
+    /// The caller of a request.
+    #[must_use]
+    pub fn caller(&self, address: Option<IpAddr>, device: Device, correlation_id: Uuid, causation_id: Uuid) -> Caller {
+        Caller {
+            actor: Actor::User(self.user_id),
+            session_id: Some(self.session_id),
+            role: Some(self.role),
+            organization_id: self.organization_id,
+            address,
+            device,
+            correlation_id,
+            causation_id,
+        }
+    }
+}
+
+/// Why a request is not authenticated.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum AuthFailure {
+    /// No token was shown.
+    #[error("no token was shown")]
+    Missing,
+    /// What was shown has not the form of a token.
+    #[error("Token is malformed")]
+    Malformed,
+    /// The token's time is over.
+    #[error("Token is expired")]
+    Expired,
+    /// A refresh token was shown for access.
+    #[error("Token has wrong type")]
+    WrongType,
+    /// Not signed by us as it is, or its session has ended.
+    #[error("Token is invalid")]
+    Invalid,
+    /// The user was disabled, or is no more.
+    #[error("User not found for given token")]
+    UserGone,
+    /// The log could not be asked: nothing is known about the token, and nobody is signed out by that.
+    #[error("the token could not be checked")]
+    Unchecked(#[source] Box<CommandError>),
+}
+
+impl From<TokenFault> for AuthFailure {
+    fn from(fault: TokenFault) -> Self {
+        match fault {
+            TokenFault::Malformed => Self::Malformed,
+            TokenFault::Invalid => Self::Invalid,
+            TokenFault::Expired => Self::Expired,
+            TokenFault::WrongType => Self::WrongType,
+        }
+    }
+}
+
+impl From<CommandError> for AuthFailure {
+    fn from(error: CommandError) -> Self {
+        match error {
+            CommandError::Token(fault) => fault.into(),
+            other => Self::Unchecked(Box::new(other)),
+        }
+    }
+}
+
+/// Whom an access token proves, asked of the log: a revoked session ends with the commit that revokes it.
+///
+/// # Errors
+/// [`AuthFailure`].
+pub async fn authenticate(commands: &Commands, token: Option<&str>) -> Result<Authenticated, AuthFailure> {
+    let token = token.ok_or(AuthFailure::Missing)?;
+    let accepted = commands.tokens().verify_access(token, commands.now())?;
+    let identity = accepted.identity;
+    must_be_live(commands, identity.user_id, identity.session_id).await?;
+    Ok(Authenticated {
+        user_id: identity.user_id,
+        session_id: identity.session_id,
+        email: identity.email,
+        role: identity.role,
+        organization_id: identity.organization_id,
+        expires_at: accepted.expires_at,
+    })
+}
+
+/// Whether a signed token, of either kind, would be accepted where its kind is asked for.
+///
+/// # Errors
+/// [`AuthFailure`].
+pub async fn verify(commands: &Commands, token: &str) -> Result<(), AuthFailure> {
+    let now = commands.now();
+    let (user_id, session_id) = match commands.tokens().verify_access(token, now) {
+        Err(TokenFault::WrongType) => {
+            let refresh = commands.tokens().verify_refresh(token, now)?;
+            (refresh.user_id, refresh.session_id)
+        }
+        other => {
+            let identity = other?.identity;
+            (identity.user_id, identity.session_id)
+        }
+    };
+    must_be_live(commands, user_id, session_id).await
+}
+
+async fn must_be_live(commands: &Commands, user_id: UserId, session_id: SessionId) -> Result<(), AuthFailure> {
+    let store = commands.store();
+    let failed = |error| AuthFailure::from(CommandError::from(error));
+    if store.session_is_live(user_id, session_id).await.map_err(failed)? {
+        return Ok(());
+    }
+    let user = store.owner_of(ClaimScope::User, &ClaimKey::id(user_id)).await.map_err(failed)?;
+    Err(if user.is_some() { AuthFailure::Invalid } else { AuthFailure::UserGone })
+}
+
+/// A wish for a new password.
+#[derive(Debug)]
+pub struct ChangePassword {
+    /// The present password, as proof.
+    pub current: SecretString,
+    /// The new one.
+    pub new: SecretString,
+    /// What the contract demands of it.
+    pub policy: PasswordPolicy,
+    /// Whether the session of the request goes on; all others end.
+    pub keep_current_session: bool,
+}
+
+/// A password that was changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PasswordChanged {
+    /// How many sessions ended with it.
+    pub sessions_revoked: u64,
+    /// Where the change lies in the log.
+    pub position: Position,
+}
+
+/// Changes the caller's own password and ends their sessions in the same commit.
+///
+/// # Errors
+/// `password.*` for what the policy demands, `password.too_long`, `password.unchanged`, all of member `new_password`;
+/// `auth.current_password_incorrect` of member `current_password`.
+#[instrument(name = "auth.change_password", skip_all)]
+pub async fn change_password(cx: &CommandContext<'_>, change: ChangePassword) -> Result<PasswordChanged, CommandError> {
+    let user_id = cx.caller.require_user()?;
+    const NEW: &str = "new_password";
+    let wanted = normalise(change.new.expose_secret()).map_err(|error| in_field(error.into(), NEW))?;
+    change.policy.check(&wanted, NEW)?;
+    let keep = cx.caller.session_id.filter(|_| change.keep_current_session);
+    let mut verified: Option<PasswordHash> = None;
+    let mut hash: Option<Personal<PasswordHash>> = None;
+    let mut retry = cx.retry();
+    loop {
+        let mut unit = UnitOfWork::new(cx);
+        let auth = unit.load::<Auth>(user_id).await?;
+        let stored = auth.state.password.as_ref().and_then(Personal::get).cloned();
+        if verified.is_none() || verified != stored {
+            if !check(cx, &change.current, stored.as_ref()).await? {
+                cx.commands.failures().record(cx, &auth, user_id);
+                let message = "The current password you entered is incorrect.";
+                return Err(CommandError::rule(CURRENT_PASSWORD_INCORRECT, Some("current_password"), message));
+            }
+            verified = stored;
+        }
+        if change.policy.differs {
+            let current = normalise(change.current.expose_secret())?;
+            if bool::from(current.as_bytes().ct_eq(wanted.as_bytes())) {
+                let message = "The new password cannot be the same as your current password.";
+                return Err(CommandError::rule(PASSWORD_UNCHANGED, Some(NEW), message));
+            }
+        }
+        let hash = match &hash {
+            Some(hash) => hash.clone(),
+            None => {
+                let made = cx.commands.passwords().hash(&change.new).await.map_err(|error| in_field(error.into(), NEW))?;
+                hash.insert(Personal::new(user_id, made)).clone()
+            }
+        };
+        let attempt = async {
+            unit.stage(auth, [AuthCommand::ChangePassword { hash, at: cx.now() }])?;
+            let revoked = stage_revocations(&mut unit, user_id, keep, RevocationReason::PasswordChanged).await?;
+            Ok((revoked, unit.commit().await?.position))
+        };
+        match attempt.await {
+            Ok((revoked, position)) => {
+                let late = revoke_older(cx, user_id, keep, position).await?;
+                return Ok(PasswordChanged { sessions_revoked: revoked + late, position });
+            }
+            Err(error) => retry.after(error).await?,
+        }
+    }
+}
+
+/// Ends sessions that were opened with the old password between the listing of the sessions and the commit. Those
+/// opened later have proven the new one, for their start depends on the credentials' version.
+async fn revoke_older(
+    cx: &CommandContext<'_>,
+    user_id: UserId,
+    keep: Option<SessionId>,
+    changed_at: Position,
+) -> Result<u64, CommandError> {
+    let mut late = 0;
+    for session_id in live_sessions(cx, user_id).await? {
+        if keep == Some(session_id) {
+            continue;
+        }
+        let stream = StreamId::new(Session::TYPE, session_id);
+        let started = cx.store().read_stream(&stream, 0, 1).await?;
+        if started.first().is_some_and(|record| record.position < changed_at) {
+            let reason = RevocationReason::PasswordChanged;
+            let command = SessionCommand::Revoke { reason, at: cx.now() };
+            match cx.execute::<Session>(session_id, command, None, Vec::new()).await {
+                Ok(_) => late += 1,
+                Err(CommandError::Domain { .. }) => {} // it has ended by itself
+                Err(error) => return Err(error),
+            }
+        }
+    }
+    Ok(late)
+}
+
+/// The same refusal, of another member of the request.
+fn in_field(error: CommandError, name: &'static str) -> CommandError {
+    match error {
+        CommandError::Domain { code, message, .. } => CommandError::rule(code, Some(name), message),
+        other => other,
+    }
+}
+
+/// Records wrong passwords behind the answer, so that the time of a commit does not tell that the user exists.
+pub(crate) struct FailureRecorder {
+    tasks: TaskTracker,
+    places: Arc<Semaphore>,
+    recent: Cache<UserId, Arc<AtomicU32>>,
+    limit: u32,
+}
+
+impl FailureRecorder {
+    pub(crate) fn new(per_minute: u32) -> Self {
+        Self {
+            tasks: TaskTracker::new(),
+            places: Arc::new(Semaphore::new(PENDING_FAILURES)),
+            recent: Cache::builder().max_capacity(COUNTED_USERS).time_to_live(Duration::from_secs(60)).build(),
+            limit: per_minute,
+        }
+    }
+
+    /// Notes a wrong password for `user_id`, if there is such a user with a password.
+    fn record(&self, cx: &CommandContext<'_>, auth: &Staged<Auth>, user_id: UserId) {
+        if auth.state.password.is_none() {
+            return;
+        }
+        let count = self.recent.get_with(user_id, Arc::default);
+        if count.fetch_add(1, Ordering::Relaxed) >= self.limit {
+            tracing::debug!(user.id = %user_id, "a wrong password is not recorded: too many within a minute");
+            return;
+        }
+        let Ok(place) = Arc::clone(&self.places).try_acquire_owned() else {
+            tracing::warn!(user.id = %user_id, "a wrong password is not recorded: the log does not keep up");
+            return;
+        };
+        let (commands, caller) = (cx.commands.clone(), cx.caller.clone());
+        self.tasks.spawn(async move {
+            let cx = commands.on_behalf_of(&caller);
+            let command = AuthCommand::RecordFailure {
+                address: address_of(&caller, user_id),
+                device: Some(Personal::new(user_id, caller.device.clone().capped())),
+                at: cx.now(),
+            };
+            if let Err(error) = cx.execute::<Auth>(user_id, command, None, Vec::new()).await {
+                tracing::warn!(user.id = %user_id, %error, "a wrong password could not be recorded");
+            }
+            drop(place);
+        });
+    }
+
+    pub(crate) async fn quiesce(&self) {
+        self.tasks.close();
+        self.tasks.wait().await;
+        self.tasks.reopen();
+    }
+}

@@ -1,0 +1,394 @@
+//! Load, decide, append: how every command runs, and what makes several streams one commit.
+//!
+//! A conflict means that somebody else was quicker; the command is decided again on the new state. A caller who
+//! demanded a version is told instead, for the check is repeated on every load.
+
+use std::time::Duration;
+
+use annals_domain::{Actor, ClaimKey, ClaimScope, EventSourced, Timestamp, UserId};
+use annals_eventstore::{Append, AppendError, Condition, Position, StreamAppend, StreamId, Version};
+use uuid::Uuid;
+
+use crate::{CommandContext, CommandError};
+
+/// How often a commit of unknown outcome is asked for again; the log carries it out once.
+const OUTCOME_ATTEMPTS: u32 = 3;
+
+/// Longest pause between two attempts, in milliseconds.
+const MAX_PAUSE_MS: u64 = 64;
+
+/// What a command has led to. Durable when the caller holds it.
+#[derive(Debug, Clone)]
+pub struct Committed<A: EventSourced> {
+    /// Which aggregate.
+    pub id: A::Id,
+    /// Its state after the command.
+    pub state: A,
+    /// Its version after the command.
+    pub version: Version,
+    /// Read models that have reached this position show the command's effect.
+    pub position: Position,
+    /// Whether the command had been carried out before, and this is the answer given then.
+    pub duplicate: bool,
+}
+
+/// A demand that something exists at the moment of the commit, and which member of the request makes it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reference {
+    /// What is referred to.
+    pub scope: ClaimScope,
+    /// Its claim.
+    pub key: ClaimKey,
+    /// The member that refers to it.
+    pub field: Option<&'static str>,
+}
+
+impl Reference {
+    /// A reference by identifier.
+    #[must_use]
+    pub fn to(scope: ClaimScope, id: impl Into<Uuid>, field: &'static str) -> Self {
+        Self { scope, key: ClaimKey::id(id), field: Some(field) }
+    }
+
+    /// A reference that is demanded only when it is a new one: what was referred to before may have been deleted
+    /// since, and must not keep the rest from being changed.
+    #[must_use]
+    pub fn if_changed<I: Into<Uuid> + Copy + PartialEq>(
+        scope: ClaimScope,
+        now: Option<I>,
+        before: Option<I>,
+        field: &'static str,
+    ) -> Option<Self> {
+        now.filter(|_| now != before).map(|id| Self::to(scope, id, field))
+    }
+}
+
+/// An aggregate within a unit of work: its state as it will be.
+#[derive(Debug, Clone)]
+pub struct Staged<A: EventSourced> {
+    /// Which aggregate.
+    pub id: A::Id,
+    /// Its state after the commit.
+    pub state: A,
+    /// Its version after the commit.
+    pub version: Version,
+}
+
+impl<A: EventSourced> Staged<A> {
+    pub(crate) fn committed(self, commit: Commit) -> Committed<A> {
+        Committed {
+            id: self.id,
+            state: self.state,
+            version: self.version,
+            position: commit.position,
+            duplicate: commit.duplicate,
+        }
+    }
+}
+
+/// Where a unit of work came to lie in the log.
+#[derive(Debug, Clone, Copy)]
+pub struct Commit {
+    /// Position of its last event; the head of the log when there was nothing to write.
+    pub position: Position,
+    /// Whether it had been written before.
+    pub duplicate: bool,
+}
+
+/// Events of several streams that happen together or not at all.
+#[derive(Debug)]
+pub struct UnitOfWork<'a> {
+    cx: &'a CommandContext<'a>,
+    actor: Actor,
+    streams: Vec<StreamAppend>,
+    seen: Vec<(StreamId, Version)>,
+    references: Vec<Reference>,
+}
+
+impl<'a> UnitOfWork<'a> {
+    /// An empty unit, in the name of the context's caller.
+    #[must_use]
+    pub fn new(cx: &'a CommandContext<'a>) -> Self {
+        Self {
+            cx,
+            actor: cx.caller.actor.clone(),
+            streams: Vec::new(),
+            seen: Vec::new(),
+            references: Vec::new(),
+        }
+    }
+
+    pub(crate) const fn context(&self) -> &'a CommandContext<'a> {
+        self.cx
+    }
+
+    pub(crate) fn now(&self) -> Timestamp {
+        self.cx.now()
+    }
+
+    /// Names another actor, for commands by which somebody unknown becomes known.
+    pub fn act_as(&mut self, actor: Actor) {
+        self.actor = actor;
+    }
+
+    /// Stages the commands of a new aggregate. The commit conflicts when its stream exists.
+    ///
+    /// # Errors
+    /// The rule that a command breaks.
+    pub fn create<A: EventSourced>(
+        &mut self,
+        id: A::Id,
+        commands: impl IntoIterator<Item = A::Command>,
+    ) -> Result<Staged<A>, CommandError> {
+        self.stage(Staged { id, state: A::default(), version: 0 }, commands)
+    }
+
+    /// Reads an aggregate to stage commands of it later.
+    ///
+    /// # Errors
+    /// [`CommandError::Unavailable`], or [`CommandError::Internal`] when the stream is damaged.
+    pub async fn load<A: EventSourced>(&self, id: A::Id) -> Result<Staged<A>, CommandError> {
+        let loaded = self.cx.store().load::<A>(id).await?;
+        Ok(Staged { id, state: loaded.state, version: loaded.version })
+    }
+
+    /// Stages `commands` of an aggregate as it was read, one after the other. An aggregate is staged at most once.
+    ///
+    /// # Errors
+    /// The rule that a command breaks; nothing of this aggregate is staged then.
+    pub fn stage<A: EventSourced>(
+        &mut self,
+        read: Staged<A>,
+        commands: impl IntoIterator<Item = A::Command>,
+    ) -> Result<Staged<A>, CommandError> {
+        let Staged { id, mut state, version } = read;
+        let stream = StreamId::new(A::TYPE, id);
+        let mut events = Vec::new();
+        for command in commands {
+            let decided = state.decide(command).map_err(|error| CommandError::broken(&error))?;
+            for event in decided {
+                state.apply(event.clone());
+                events.push(event.into());
+            }
+        }
+        let count = events.len() as Version;
+        if !events.is_empty() {
+            self.streams.push(StreamAppend { stream, expected: version, events });
+        }
+        Ok(Staged { id, state, version: version + count })
+    }
+
+    /// Demands that what the references name exists at the moment of the commit.
+    pub fn require(&mut self, references: impl IntoIterator<Item = Reference>) {
+        for reference in references {
+            if !self.references.contains(&reference) {
+                self.references.push(reference);
+            }
+        }
+    }
+
+    /// Demands that a stream which is only read stays at the version it was read at.
+    pub fn rely_on<A: EventSourced>(&mut self, read: &Staged<A>) {
+        let seen = (StreamId::new(A::TYPE, read.id), read.version);
+        if !self.seen.contains(&seen) {
+            self.seen.push(seen);
+        }
+    }
+
+    /// Writes everything in one commit. With nothing to write, nothing is checked either.
+    ///
+    /// # Errors
+    /// [`CommandError::Conflict`] when a stream has moved on: load and decide again. [`CommandError::Taken`],
+    /// [`CommandError::Missing`], [`CommandError::Overloaded`], [`CommandError::Unavailable`],
+    /// [`CommandError::OutcomeUnknown`].
+    pub async fn commit(self) -> Result<Commit, CommandError> {
+        let store = self.cx.store();
+        if self.streams.is_empty() {
+            return Ok(Commit { position: store.head().await?.position, duplicate: false });
+        }
+        let written: Vec<StreamId> = self.streams.iter().map(|append| append.stream).collect();
+        let versions = self
+            .seen
+            .into_iter()
+            .filter(|(stream, _)| !written.contains(stream))
+            .map(|(stream, version)| Condition::Version { stream, version });
+        let held = self
+            .references
+            .iter()
+            .map(|reference| Condition::Held { scope: reference.scope, key: reference.key.clone() });
+        let append = Append {
+            command_id: Uuid::now_v7(),
+            actor: self.actor,
+            correlation_id: self.cx.caller.correlation_id,
+            causation_id: self.cx.caller.causation_id,
+            idempotency: None,
+            conditions: versions.chain(held).collect(),
+            streams: self.streams,
+        };
+        let mut attempt = 1;
+        let error = loop {
+            match store.append(append.clone()).await {
+                Ok(appended) => {
+                    let repeated = attempt > 1; // then a duplicate is this very command
+                    return Ok(Commit {
+                        position: appended.last_position,
+                        duplicate: appended.duplicate && !repeated,
+                    });
+                }
+                Err(AppendError::OutcomeUnknown) if attempt < OUTCOME_ATTEMPTS => {
+                    attempt += 1;
+                    pause(attempt).await;
+                }
+                Err(error) => break error,
+            }
+        };
+        Err(match error {
+            AppendError::Conflict { .. } => CommandError::Conflict,
+            AppendError::Taken { scopes } => CommandError::Taken { scopes },
+            AppendError::Missing { scope, key } => CommandError::Missing {
+                scope,
+                field: self
+                    .references
+                    .iter()
+                    .find(|reference| reference.scope == scope && reference.key == key)
+                    .and_then(|reference| reference.field),
+            },
+            AppendError::Overloaded { retry_after } => CommandError::Overloaded { retry_after },
+            AppendError::OutcomeUnknown => CommandError::OutcomeUnknown,
+            AppendError::Unavailable(source) => source.into(),
+            AppendError::IdempotencyKeyReused => CommandError::Internal("an idempotency key nobody gave".to_owned()),
+            AppendError::Refused(text) => CommandError::Internal(text),
+        })
+    }
+}
+
+/// Counts the attempts of one command.
+#[derive(Debug)]
+pub struct Retry {
+    attempt: u32,
+    limit: u32,
+}
+
+impl Retry {
+    pub(crate) const fn new(limit: u32) -> Self {
+        Self { attempt: 0, limit }
+    }
+
+    /// Returns, after a short pause of random length, when the command should be decided again.
+    ///
+    /// # Errors
+    /// `error` itself, when it is no conflict or the attempts are used up.
+    pub async fn after(&mut self, error: CommandError) -> Result<(), CommandError> {
+        if !matches!(error, CommandError::Conflict) || self.attempt >= self.limit {
+            return Err(error);
+        }
+        self.attempt += 1;
+        pause(self.attempt).await;
+        Ok(())
+    }
+}
+
+/// A random part of a span that doubles with every attempt, so that those who collided once part.
+async fn pause(attempt: u32) {
+    let span = 1_u64.checked_shl(attempt).unwrap_or(MAX_PAUSE_MS).min(MAX_PAUSE_MS);
+    let mut random = [0; 8];
+    // Without random numbers the pause is its longest.
+    let part = getrandom::fill(&mut random).map_or(u64::MAX, |()| u64::from_le_bytes(random));
+    let micros = part % (span * 1000);
+    tokio::time::sleep(Duration::from_micros(micros)).await;
+}
+
+impl CommandContext<'_> {
+    /// Runs one command of one aggregate: load, decide, append; again when somebody else was quicker.
+    ///
+    /// # Errors
+    /// The broken rule; [`CommandError::Stale`] when `expected` is not the current version;
+    /// [`CommandError::Missing`] naming the reference that does not exist; what [`UnitOfWork::commit`] reports.
+    pub async fn execute<A: EventSourced>(
+        &self,
+        id: A::Id,
+        command: A::Command,
+        expected: Option<Version>,
+        references: Vec<Reference>,
+    ) -> Result<Committed<A>, CommandError> {
+        self.execute_on::<A>(id, expected, |_| Ok((vec![command.clone()], references.clone()))).await
+    }
+
+    /// The same for commands and references that depend on the present state.
+    ///
+    /// # Errors
+    /// As [`CommandContext::execute`], and what `plan` refuses.
+    pub async fn execute_on<A: EventSourced>(
+        &self,
+        id: A::Id,
+        expected: Option<Version>,
+        plan: impl Fn(&A) -> Result<(Vec<A::Command>, Vec<Reference>), CommandError> + Send + Sync,
+    ) -> Result<Committed<A>, CommandError> {
+        let mut retry = self.retry();
+        loop {
+            let attempt = async {
+                let mut unit = UnitOfWork::new(self);
+                let read = unit.load::<A>(id).await?;
+                read.must_be_at(expected)?;
+                let (commands, references) = plan(&read.state)?;
+                unit.require(references);
+                let staged = unit.stage(read, commands)?;
+                let commit = unit.commit().await?;
+                Ok(staged.committed(commit))
+            };
+            match attempt.await {
+                Ok(committed) => return Ok(committed),
+                Err(error) => retry.after(error).await?,
+            }
+        }
+    }
+
+    /// Runs the first commands of a new aggregate without reading its stream first; reads it only when it turns out
+    /// to exist, for the refusal that the aggregate itself gives.
+    ///
+    /// # Errors
+    /// As [`CommandContext::execute`].
+    pub async fn create<A: EventSourced>(
+        &self,
+        id: A::Id,
+        commands: Vec<A::Command>,
+        references: Vec<Reference>,
+    ) -> Result<Committed<A>, CommandError> {
+        let mut unit = UnitOfWork::new(self);
+        unit.require(references.clone());
+        let staged = unit.create::<A>(id, commands.clone())?;
+        match unit.commit().await {
+            Ok(commit) => Ok(staged.committed(commit)),
+            // A deleted aggregate has given up its claims but not its stream; a live one still holds its own.
+            Err(CommandError::Conflict | CommandError::Taken { .. }) => {
+                self.execute_on::<A>(id, None, |_| Ok((commands.clone(), references.clone()))).await
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The reference to an author, unless it is the caller, who is known to exist, or the author from before.
+    pub(crate) fn author(&self, now: Option<UserId>, before: Option<UserId>) -> Option<Reference> {
+        let other = now.filter(|author| self.caller.user_id() != Some(*author));
+        Reference::if_changed(ClaimScope::User, other, before, "author_id")
+    }
+
+    pub(crate) fn retry(&self) -> Retry {
+        Retry::new(self.commands.settings().conflict_retries)
+    }
+}
+
+impl<A: EventSourced> Staged<A> {
+    /// Refuses unless the aggregate is at the version that the caller has seen.
+    ///
+    /// # Errors
+    /// [`CommandError::Stale`].
+    pub fn must_be_at(&self, expected: Option<Version>) -> Result<(), CommandError> {
+        match expected {
+            Some(expected) if expected != self.version => {
+                Err(CommandError::Stale { expected, actual: self.version })
+            }
+            _ => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,4 @@
+//! What commands need and the domain must not do: slow hashing and signing.
+
+pub mod password;
+pub mod token;

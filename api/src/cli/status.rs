@@ -1,0 +1,63 @@
+//! `annals status`: the end of the log, and how far each projection has come.
+
+use annals_domain::Caller;
+use annals_eventstore::{EventStore, Head};
+use annals_projections::{ProjectionState, ProjectionStatus};
+use clap::Args;
+use serde_json::json;
+use uuid::Uuid;
+
+use crate::config::Config;
+
+use super::Answer;
+use super::output::{Output, table};
+use super::workplace::Workplace;
+
+/// Arguments of `annals status`.
+#[derive(Debug, Args)]
+pub(super) struct Status {}
+
+impl Status {
+    /// The answer is no when a projection is failing; one that merely lags, or that nobody runs, is not.
+    pub(super) async fn run(&self, config: &Config, output: &mut Output) -> anyhow::Result<Answer> {
+        Workplace::with_log(config, async |workplace, store| status(workplace, store, output).await).await
+    }
+}
+
+async fn status(workplace: &Workplace, store: &EventStore, output: &mut Output) -> anyhow::Result<Answer> {
+    let caller = Caller::system("status", Uuid::now_v7());
+    let head = store.head().await?;
+    let projections = annals_projections::engine::status(&caller, store, &annals_projections::read_models()).await?;
+    let server = workplace.server();
+    let result = json!({ "database": server, "head": head, "projections": projections });
+    output.result(&result, |out| {
+        writeln!(out, "database  {server}")?;
+        writeln!(out, "head      {}\n", describe(&head))?;
+        table(out, &rows(&projections))
+    })?;
+    let failing = projections.iter().any(|projection| projection.state == ProjectionState::Failing);
+    Ok(if failing { Answer::No } else { Answer::Good })
+}
+
+fn describe(head: &Head) -> String {
+    match head.recorded_at {
+        None => "the log is empty".to_owned(),
+        Some(recorded_at) => format!("position {} of {recorded_at}, {}", head.position, head.entry_hash),
+    }
+}
+
+fn rows(projections: &[ProjectionStatus]) -> Vec<Vec<String>> {
+    let heading = ["projection", "version", "position", "lag", "state", "led by", "last error"].map(str::to_owned).to_vec();
+    let rows = projections.iter().map(|projection| {
+        vec![
+            projection.name.to_owned(),
+            projection.version.to_string(),
+            projection.position.to_string(),
+            projection.lag_events.to_string(),
+            projection.state.to_string(),
+            projection.owner.clone().unwrap_or_else(|| "-".to_owned()),
+            projection.error.clone().unwrap_or_default(),
+        ]
+    });
+    std::iter::once(heading).chain(rows).collect()
+}

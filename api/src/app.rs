@@ -166,7 +166,6 @@ impl App {
     }
 
     /// Every route with its surroundings.
-    #[must_use]
     pub fn router(&self) -> Router {
         router::build(self.state.clone())
     }

@@ -63,15 +63,30 @@ pub(crate) async fn must_not_be_above<A: Nested>(
     for depth in 0..MAX_DEPTH {
         let Some(next) = above else { return Ok(()) };
         if next == id {
-            return Err(CommandError::rule(A::CYCLE, FIELD, "nothing can hang under what hangs under it"));
+            return Err(CommandError::rule(
+                A::CYCLE,
+                FIELD,
+                "nothing can hang under what hangs under it",
+            ));
         }
         let read = unit.load::<A>(next).await?;
         if depth == 0 && !read.state.is_live() {
-            return Err(CommandError::Missing { scope: A::SCOPE, field: FIELD });
+            return Err(CommandError::Missing {
+                scope: A::SCOPE,
+                field: FIELD,
+            });
         }
         unit.rely_on(&read);
         // Children of a deleted node stay, as roots: whatever was above it is above them no more.
-        above = if read.state.is_live() { read.state.parent() } else { None };
+        above = if read.state.is_live() {
+            read.state.parent()
+        } else {
+            None
+        };
     }
-    Err(CommandError::rule(A::TOO_DEEP, FIELD, format!("nothing can hang {MAX_DEPTH} levels deep")))
+    Err(CommandError::rule(
+        A::TOO_DEEP,
+        FIELD,
+        format!("nothing can hang {MAX_DEPTH} levels deep"),
+    ))
 }

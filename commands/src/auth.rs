@@ -123,7 +123,10 @@ pub async fn sign_in(
             Ok(opened) => {
                 let commit = match unit.commit().await {
                     Ok(commit) => commit,
-                    Err(CommandError::Missing { scope: ClaimScope::User, .. }) => return Err(disabled()),
+                    Err(CommandError::Missing {
+                        scope: ClaimScope::User,
+                        ..
+                    }) => return Err(disabled()),
                     Err(error) => {
                         retry.after(error).await?;
                         continue;
@@ -174,9 +177,17 @@ async fn open_session(
     let opening = Opening::prepare(cx, user_id, options)?;
     unit.act_as(Actor::User(user_id));
     unit.create::<Session>(opening.session_id, [opening.command.clone()])?;
-    unit.require([Reference { scope: ClaimScope::User, key: ClaimKey::id(user_id), field: None }]);
+    unit.require([Reference {
+        scope: ClaimScope::User,
+        key: ClaimKey::id(user_id),
+        field: None,
+    }]);
     unit.rely_on(auth);
-    Ok(Opened { opening, user_id, user: user.state })
+    Ok(Opened {
+        opening,
+        user_id,
+        user: user.state,
+    })
 }
 
 impl Opened {
@@ -185,7 +196,14 @@ impl Opened {
         let identity = identify(cx, self.user_id, &self.user, session_id).await?;
         let tokens = self.opening.tokens(cx, &identity)?;
         let organization_id = identity.organization_id;
-        Ok(SignedIn { user_id: self.user_id, user: self.user, session_id, tokens, organization_id, position })
+        Ok(SignedIn {
+            user_id: self.user_id,
+            user: self.user,
+            session_id,
+            tokens,
+            organization_id,
+            position,
+        })
     }
 }
 
@@ -313,8 +331,15 @@ async fn must_be_live(commands: &Commands, user_id: UserId, session_id: SessionI
     if store.session_is_live(user_id, session_id).await.map_err(failed)? {
         return Ok(());
     }
-    let user = store.owner_of(ClaimScope::User, &ClaimKey::id(user_id)).await.map_err(failed)?;
-    Err(if user.is_some() { AuthFailure::Invalid } else { AuthFailure::UserGone })
+    let user = store
+        .owner_of(ClaimScope::User, &ClaimKey::id(user_id))
+        .await
+        .map_err(failed)?;
+    Err(if user.is_some() {
+        AuthFailure::Invalid
+    } else {
+        AuthFailure::UserGone
+    })
 }
 
 /// A wish for a new password.
@@ -362,7 +387,11 @@ pub async fn change_password(cx: &CommandContext<'_>, change: ChangePassword) ->
             if !check(cx, &change.current, stored.as_ref()).await? {
                 cx.commands.failures().record(cx, &auth, user_id);
                 let message = "The current password you entered is incorrect.";
-                return Err(CommandError::rule(CURRENT_PASSWORD_INCORRECT, Some("current_password"), message));
+                return Err(CommandError::rule(
+                    CURRENT_PASSWORD_INCORRECT,
+                    Some("current_password"),
+                    message,
+                ));
             }
             verified = stored;
         }
@@ -376,7 +405,12 @@ pub async fn change_password(cx: &CommandContext<'_>, change: ChangePassword) ->
         let hash = match &hash {
             Some(hash) => hash.clone(),
             None => {
-                let made = cx.commands.passwords().hash(&change.new).await.map_err(|error| in_field(error.into(), NEW))?;
+                let made = cx
+                    .commands
+                    .passwords()
+                    .hash(&change.new)
+                    .await
+                    .map_err(|error| in_field(error.into(), NEW))?;
                 hash.insert(Personal::new(user_id, made)).clone()
             }
         };
@@ -388,7 +422,10 @@ pub async fn change_password(cx: &CommandContext<'_>, change: ChangePassword) ->
         match attempt.await {
             Ok((revoked, position)) => {
                 let late = revoke_older(cx, user_id, keep, position).await?;
-                return Ok(PasswordChanged { sessions_revoked: revoked + late, position });
+                return Ok(PasswordChanged {
+                    sessions_revoked: revoked + late,
+                    position,
+                });
             }
             Err(error) => retry.after(error).await?,
         }
@@ -444,7 +481,10 @@ impl FailureRecorder {
         Self {
             tasks: TaskTracker::new(),
             places: Arc::new(Semaphore::new(PENDING_FAILURES)),
-            recent: Cache::builder().max_capacity(COUNTED_USERS).time_to_live(Duration::from_secs(60)).build(),
+            recent: Cache::builder()
+                .max_capacity(COUNTED_USERS)
+                .time_to_live(Duration::from_secs(60))
+                .build(),
             limit: per_minute,
         }
     }

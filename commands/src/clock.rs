@@ -31,8 +31,7 @@ impl ManualClock {
 
     /// Moves the clock; negative seconds move it back, as a wrongly set machine would.
     pub fn advance_seconds(&self, seconds: i64) {
-        self.0
-            .fetch_add(seconds.saturating_mul(1_000_000), Ordering::SeqCst);
+        self.0.fetch_add(seconds.saturating_mul(1_000_000), Ordering::SeqCst);
     }
 }
 

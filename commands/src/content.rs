@@ -141,15 +141,22 @@ pub async fn create(cx: &CommandContext<'_>, new: NewContent) -> Result<Committe
         at,
     }];
     if !new.fields.is_empty() {
-        commands.push(ContentCommand::ChangeFields { set: new.fields, removed: Vec::new(), at });
+        commands.push(ContentCommand::ChangeFields {
+            set: new.fields,
+            removed: Vec::new(),
+            at,
+        });
     }
-    let Some(child) = new.first_child else { return cx.create::<Content>(id, commands, references).await };
+    let Some(child) = new.first_child else {
+        return cx.create::<Content>(id, commands, references).await;
+    };
     let mut retry = cx.retry();
     loop {
         let attempt = async {
             let mut unit = UnitOfWork::new(cx);
             unit.require(references.clone());
-            let staged = unit.create::<Content>(id, commands.clone())?;
+            let read = unit.load::<Content>(id).await?;
+            let staged = unit.stage(read, commands.clone())?;
             bring_to_front(&mut unit, id, new.parent_id, child, at).await?;
             let commit = unit.commit().await?;
             Ok(staged.committed(commit))
@@ -171,19 +178,39 @@ async fn bring_to_front(
 ) -> Result<(), CommandError> {
     const FIELD: Option<&str> = Some("first_child_id");
     if child == id {
-        return Err(CommandError::rule("content.own_parent", FIELD, "a node cannot hang under itself"));
+        return Err(CommandError::rule(
+            "content.own_parent",
+            FIELD,
+            "a node cannot hang under itself",
+        ));
     }
     let read = unit.load::<Content>(child).await?;
     if !read.state.lifecycle.is_live() {
-        return Err(CommandError::Missing { scope: ClaimScope::Content, field: FIELD });
+        return Err(CommandError::Missing {
+            scope: ClaimScope::Content,
+            field: FIELD,
+        });
     }
     if let Some(parent) = parent {
-        must_not_be_above::<Content>(unit, child, parent).await.map_err(|error| match error {
-            CommandError::Domain { code, message, .. } => CommandError::Domain { code, field: FIELD, message },
-            other => other,
-        })?;
+        must_not_be_above::<Content>(unit, child, parent)
+            .await
+            .map_err(|error| match error {
+                CommandError::Domain { code, message, .. } => CommandError::Domain {
+                    code,
+                    field: FIELD,
+                    message,
+                },
+                other => other,
+            })?;
     }
-    unit.stage(read, [ContentCommand::Move { parent_id: Some(id), place: Place::First, at }])?;
+    unit.stage(
+        read,
+        [ContentCommand::Move {
+            parent_id: Some(id),
+            place: Place::First,
+            at,
+        }],
+    )?;
     Ok(())
 }
 
@@ -192,7 +219,9 @@ fn neighbour(place: Place) -> Option<Reference> {
         Place::Before { .. } => "next_sibling_id",
         Place::After { .. } | Place::First | Place::Last => "prev_sibling_id",
     };
-    place.neighbour().map(|id| Reference::to(ClaimScope::Content, id, field))
+    place
+        .neighbour()
+        .map(|id| Reference::to(ClaimScope::Content, id, field))
 }
 
 /// What a value refers to that it did not refer to before.
@@ -202,8 +231,18 @@ fn references_of<'a>(
     before: Option<&FieldValue>,
 ) -> impl Iterator<Item = Reference> + use<'a> {
     [
-        Reference::if_changed(ClaimScope::Field, value.field_id, before.and_then(|old| old.field_id), "field_id"),
-        Reference::if_changed(ClaimScope::Route, value.route_id, before.and_then(|old| old.route_id), "route_id"),
+        Reference::if_changed(
+            ClaimScope::Field,
+            value.field_id,
+            before.and_then(|old| old.field_id),
+            "field_id",
+        ),
+        Reference::if_changed(
+            ClaimScope::Route,
+            value.route_id,
+            before.and_then(|old| old.route_id),
+            "route_id",
+        ),
         cx.author(value.author_id, before.and_then(|old| old.author_id)),
     ]
     .into_iter()
@@ -231,7 +270,11 @@ pub async fn change_fields(
             .iter()
             .flat_map(|value| references_of(cx, value, content.fields.get(&value.content_field_id)))
             .collect();
-        let command = ContentCommand::ChangeFields { set: set.clone(), removed: removed.clone(), at };
+        let command = ContentCommand::ChangeFields {
+            set: set.clone(),
+            removed: removed.clone(),
+            at,
+        };
         Ok((vec![command], references))
     })
     .await
@@ -259,9 +302,15 @@ pub async fn add_field(
         .execute_on::<Content>(content_id, None, |content| {
             must_be_live(content)?;
             if content.fields.contains_key(&id) {
-                return Err(CommandError::Taken { scopes: vec![ClaimScope::ContentField] });
+                return Err(CommandError::Taken {
+                    scopes: vec![ClaimScope::ContentField],
+                });
             }
-            let command = ContentCommand::ChangeFields { set: vec![value.clone()], removed: Vec::new(), at };
+            let command = ContentCommand::ChangeFields {
+                set: vec![value.clone()],
+                removed: Vec::new(),
+                at,
+            };
             Ok((vec![command], references_of(cx, &value, None).collect()))
         })
         .await?;
@@ -273,7 +322,10 @@ fn must_be_live(content: &Content) -> Result<(), CommandError> {
     if content.lifecycle.is_live() {
         Ok(())
     } else {
-        Err(CommandError::Missing { scope: ClaimScope::Content, field: Some("content_data_id") })
+        Err(CommandError::Missing {
+            scope: ClaimScope::Content,
+            field: Some("content_data_id"),
+        })
     }
 }
 
@@ -313,12 +365,23 @@ async fn put_field_once(
     };
     let value = record.clone().into_value(id);
     unit.require(references_of(cx, &value, Some(before)));
-    let set = ContentCommand::ChangeFields { set: vec![value], removed: Vec::new(), at };
+    let set = ContentCommand::ChangeFields {
+        set: vec![value],
+        removed: Vec::new(),
+        at,
+    };
     let staged = if owner == record.content_id {
         unit.stage(read, [set])?
     } else {
         // First the one that gives the claim up, then the one that takes it.
-        unit.stage(read, [ContentCommand::ChangeFields { set: Vec::new(), removed: vec![id], at }])?;
+        unit.stage(
+            read,
+            [ContentCommand::ChangeFields {
+                set: Vec::new(),
+                removed: vec![id],
+                at,
+            }],
+        )?;
         let target = unit.load::<Content>(record.content_id).await?;
         must_be_live(&target.state)?;
         unit.stage(target, [set])?
@@ -335,13 +398,19 @@ async fn put_field_once(
 pub async fn remove_field(cx: &CommandContext<'_>, id: ContentFieldId) -> Result<Committed<Content>, CommandError> {
     cx.caller.require(Permission::ContentUpdate)?;
     let owner = owner_of(cx, id).await?;
-    let command = ContentCommand::ChangeFields { set: Vec::new(), removed: vec![id], at: cx.now() };
+    let command = ContentCommand::ChangeFields {
+        set: Vec::new(),
+        removed: vec![id],
+        at: cx.now(),
+    };
     cx.execute::<Content>(owner, command, None, Vec::new()).await
 }
 
 async fn owner_of(cx: &CommandContext<'_>, id: ContentFieldId) -> Result<ContentId, CommandError> {
     let owner = cx.store().owner_of(ClaimScope::ContentField, &ClaimKey::id(id)).await?;
-    owner.map(ContentId::new).ok_or_else(|| CommandError::not_found(ClaimScope::ContentField))
+    owner
+        .map(ContentId::new)
+        .ok_or_else(|| CommandError::not_found(ClaimScope::ContentField))
 }
 
 /// Hangs a node under another, or among its siblings elsewhere. Whatever else is moved at the same time, no node
@@ -415,7 +484,13 @@ pub async fn set_status(
     expected: Option<Version>,
 ) -> Result<Committed<Content>, CommandError> {
     cx.caller.require(Permission::ContentUpdate)?;
-    cx.execute::<Content>(id, ContentCommand::SetStatus { status, at: cx.now() }, expected, Vec::new()).await
+    cx.execute::<Content>(
+        id,
+        ContentCommand::SetStatus { status, at: cx.now() },
+        expected,
+        Vec::new(),
+    )
+    .await
 }
 
 /// Makes a node what a whole record says, by the fewest events that do it, in one commit; none when it is so already.
@@ -436,8 +511,16 @@ pub async fn replace(
         let place = moves.then(|| (record.parent_id, record.place.unwrap_or_default()));
         let mut commands = vec![change_of(record.details, at)];
         commands.extend(place.map(|(parent_id, place)| ContentCommand::Move { parent_id, place, at }));
-        commands.push(ContentCommand::SetStatus { status: record.status, at });
-        Change { place, commands, details: Some(record.details), first_child: record.first_child }
+        commands.push(ContentCommand::SetStatus {
+            status: record.status,
+            at,
+        });
+        Change {
+            place,
+            commands,
+            details: Some(record.details),
+            first_child: record.first_child,
+        }
     })
     .await
 }
@@ -483,13 +566,28 @@ async fn change(
                 if let Some(parent_id) = parent_id.filter(|_| parent_id != before.parent_id) {
                     must_not_be_above::<Content>(&mut unit, id, parent_id).await?;
                 }
-                unit.require(Reference::if_changed(ClaimScope::Content, parent_id, before.parent_id, "parent_id"));
+                unit.require(Reference::if_changed(
+                    ClaimScope::Content,
+                    parent_id,
+                    before.parent_id,
+                    "parent_id",
+                ));
                 unit.require(neighbour(place));
             }
             if let Some(now) = change.details {
-                unit.require(Reference::if_changed(ClaimScope::Route, now.route_id, before.route_id, "route_id"));
+                unit.require(Reference::if_changed(
+                    ClaimScope::Route,
+                    now.route_id,
+                    before.route_id,
+                    "route_id",
+                ));
                 let datatype = (now.datatype_id, before.datatype_id);
-                unit.require(Reference::if_changed(ClaimScope::Datatype, datatype.0, datatype.1, "datatype_id"));
+                unit.require(Reference::if_changed(
+                    ClaimScope::Datatype,
+                    datatype.0,
+                    datatype.1,
+                    "datatype_id",
+                ));
                 unit.require(cx.author(now.author_id, before.author_id));
             }
             let commit = unit.commit().await?;
@@ -513,5 +611,6 @@ pub async fn delete(
     expected: Option<Version>,
 ) -> Result<Committed<Content>, CommandError> {
     cx.caller.require(Permission::ContentDelete)?;
-    cx.execute::<Content>(id, ContentCommand::Delete { at: cx.now() }, expected, Vec::new()).await
+    cx.execute::<Content>(id, ContentCommand::Delete { at: cx.now() }, expected, Vec::new())
+        .await
 }

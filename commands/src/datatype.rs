@@ -1,8 +1,8 @@
 //! Commands about datatypes and the fields attached to them.
 
 use annals_domain::{
-    ClaimKey, ClaimScope, Datatype, DatatypeCommand, DatatypeFieldId, DatatypeId, FieldId, Permission, Realm, Timestamp,
-    UserId,
+    ClaimKey, ClaimScope, Datatype, DatatypeCommand, DatatypeFieldId, DatatypeId, FieldId, Permission, Realm,
+    Timestamp, UserId,
 };
 use annals_eventstore::Version;
 use tracing::instrument;
@@ -76,7 +76,11 @@ pub async fn create(
 }
 
 fn own_parent() -> CommandError {
-    CommandError::rule("datatype.own_parent", Some("parent_id"), "a datatype cannot belong under itself")
+    CommandError::rule(
+        "datatype.own_parent",
+        Some("parent_id"),
+        "a datatype cannot belong under itself",
+    )
 }
 
 /// Replaces everything about a datatype but its realm and its fields.
@@ -129,7 +133,12 @@ async fn replace_once(
         }
         must_not_be_above::<Datatype>(&mut unit, id, parent_id).await?;
     }
-    unit.require(Reference::if_changed(ClaimScope::Datatype, record.parent_id, before.parent_id, "parent_id"));
+    unit.require(Reference::if_changed(
+        ClaimScope::Datatype,
+        record.parent_id,
+        before.parent_id,
+        "parent_id",
+    ));
     unit.require(cx.author(record.author_id, before.author_id));
     let commit = unit.commit().await?;
     Ok(staged.committed(commit))
@@ -146,7 +155,8 @@ pub async fn delete(
     expected: Option<Version>,
 ) -> Result<Committed<Datatype>, CommandError> {
     cx.caller.require(Permission::DatatypeDelete)?;
-    cx.execute::<Datatype>(id, DatatypeCommand::Delete { at: cx.now() }, expected, Vec::new()).await
+    cx.execute::<Datatype>(id, DatatypeCommand::Delete { at: cx.now() }, expected, Vec::new())
+        .await
 }
 
 /// Attaches a field to a datatype, under its own identifier when the client gives one. Returns the attachment's name
@@ -191,7 +201,10 @@ fn must_be_live(datatype: &Datatype) -> Result<(), CommandError> {
     if datatype.lifecycle.is_live() {
         Ok(())
     } else {
-        Err(CommandError::Missing { scope: ClaimScope::Datatype, field: Some("datatype_id") })
+        Err(CommandError::Missing {
+            scope: ClaimScope::Datatype,
+            field: Some("datatype_id"),
+        })
     }
 }
 
@@ -229,7 +242,12 @@ async fn replace_attachment_once(
     let Some(before) = read.state.attachments.get(&id).copied() else {
         return Err(CommandError::Conflict); // it has moved since its claim was read
     };
-    unit.require(Reference::if_changed(ClaimScope::Field, Some(record.field_id), Some(before.field_id), "field_id"));
+    unit.require(Reference::if_changed(
+        ClaimScope::Field,
+        Some(record.field_id),
+        Some(before.field_id),
+        "field_id",
+    ));
     let staged = if owner == record.datatype_id {
         let command = DatatypeCommand::ChangeAttachment {
             datatype_field_id: id,
@@ -240,7 +258,13 @@ async fn replace_attachment_once(
         unit.stage(read, [command])?
     } else {
         // First the one that gives the claim up, then the one that takes it.
-        unit.stage(read, [DatatypeCommand::DetachField { datatype_field_id: id, at }])?;
+        unit.stage(
+            read,
+            [DatatypeCommand::DetachField {
+                datatype_field_id: id,
+                at,
+            }],
+        )?;
         let target = unit.load::<Datatype>(record.datatype_id).await?;
         must_be_live(&target.state)?;
         unit.stage(target, [attach(id, record, at)])?
@@ -254,17 +278,22 @@ async fn replace_attachment_once(
 /// # Errors
 /// `datatype.attachment_not_found`; [`CommandError::Denied`].
 #[instrument(name = "datatype.detach_field", skip_all, fields(datatype_field.id = %id))]
-pub async fn detach_field(
-    cx: &CommandContext<'_>,
-    id: DatatypeFieldId,
-) -> Result<Committed<Datatype>, CommandError> {
+pub async fn detach_field(cx: &CommandContext<'_>, id: DatatypeFieldId) -> Result<Committed<Datatype>, CommandError> {
     cx.caller.require(Permission::FieldDelete)?;
     let owner = owner_of(cx, id).await?;
-    let command = DatatypeCommand::DetachField { datatype_field_id: id, at: cx.now() };
+    let command = DatatypeCommand::DetachField {
+        datatype_field_id: id,
+        at: cx.now(),
+    };
     cx.execute::<Datatype>(owner, command, None, Vec::new()).await
 }
 
 async fn owner_of(cx: &CommandContext<'_>, id: DatatypeFieldId) -> Result<DatatypeId, CommandError> {
-    let owner = cx.store().owner_of(ClaimScope::DatatypeField, &ClaimKey::id(id)).await?;
-    owner.map(DatatypeId::new).ok_or_else(|| CommandError::not_found(ClaimScope::DatatypeField))
+    let owner = cx
+        .store()
+        .owner_of(ClaimScope::DatatypeField, &ClaimKey::id(id))
+        .await?;
+    owner
+        .map(DatatypeId::new)
+        .ok_or_else(|| CommandError::not_found(ClaimScope::DatatypeField))
 }

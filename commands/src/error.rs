@@ -77,7 +77,11 @@ fn names(scopes: &[ClaimScope]) -> String {
 
 impl CommandError {
     pub(crate) fn rule(code: &'static str, field: Option<&'static str>, message: impl Into<String>) -> Self {
-        Self::Domain { code, field, message: message.into() }
+        Self::Domain {
+            code,
+            field,
+            message: message.into(),
+        }
     }
 
     pub(crate) fn broken(error: &impl DomainError) -> Self {

@@ -47,7 +47,11 @@ impl Reference {
     /// A reference by identifier.
     #[must_use]
     pub fn to(scope: ClaimScope, id: impl Into<Uuid>, field: &'static str) -> Self {
-        Self { scope, key: ClaimKey::id(id), field: Some(field) }
+        Self {
+            scope,
+            key: ClaimKey::id(id),
+            field: Some(field),
+        }
     }
 
     /// A reference that is demanded only when it is a new one: what was referred to before may have been deleted
@@ -140,7 +144,14 @@ impl<'a> UnitOfWork<'a> {
         id: A::Id,
         commands: impl IntoIterator<Item = A::Command>,
     ) -> Result<Staged<A>, CommandError> {
-        self.stage(Staged { id, state: A::default(), version: 0 }, commands)
+        self.stage(
+            Staged {
+                id,
+                state: A::default(),
+                version: 0,
+            },
+            commands,
+        )
     }
 
     /// Reads an aggregate to stage commands of it later.
@@ -149,7 +160,11 @@ impl<'a> UnitOfWork<'a> {
     /// [`CommandError::Unavailable`], or [`CommandError::Internal`] when the stream is damaged.
     pub async fn load<A: EventSourced>(&self, id: A::Id) -> Result<Staged<A>, CommandError> {
         let loaded = self.cx.store().load::<A>(id).await?;
-        Ok(Staged { id, state: loaded.state, version: loaded.version })
+        Ok(Staged {
+            id,
+            state: loaded.state,
+            version: loaded.version,
+        })
     }
 
     /// Stages `commands` of an aggregate as it was read, one after the other. An aggregate is staged at most once.
@@ -173,9 +188,17 @@ impl<'a> UnitOfWork<'a> {
         }
         let count = events.len() as Version;
         if !events.is_empty() {
-            self.streams.push(StreamAppend { stream, expected: version, events });
+            self.streams.push(StreamAppend {
+                stream,
+                expected: version,
+                events,
+            });
         }
-        Ok(Staged { id, state, version: version + count })
+        Ok(Staged {
+            id,
+            state,
+            version: version + count,
+        })
     }
 
     /// Demands that what the references name exists at the moment of the commit.
@@ -204,7 +227,10 @@ impl<'a> UnitOfWork<'a> {
     pub async fn commit(self) -> Result<Commit, CommandError> {
         let store = self.cx.store();
         if self.streams.is_empty() {
-            return Ok(Commit { position: store.head().await?.position, duplicate: false });
+            return Ok(Commit {
+                position: store.head().await?.position,
+                duplicate: false,
+            });
         }
         let written: Vec<StreamId> = self.streams.iter().map(|append| append.stream).collect();
         let versions = self
@@ -212,10 +238,10 @@ impl<'a> UnitOfWork<'a> {
             .into_iter()
             .filter(|(stream, _)| !written.contains(stream))
             .map(|(stream, version)| Condition::Version { stream, version });
-        let held = self
-            .references
-            .iter()
-            .map(|reference| Condition::Held { scope: reference.scope, key: reference.key.clone() });
+        let held = self.references.iter().map(|reference| Condition::Held {
+            scope: reference.scope,
+            key: reference.key.clone(),
+        });
         let append = Append {
             command_id: Uuid::now_v7(),
             actor: self.actor,
@@ -311,7 +337,8 @@ impl CommandContext<'_> {
         expected: Option<Version>,
         references: Vec<Reference>,
     ) -> Result<Committed<A>, CommandError> {
-        self.execute_on::<A>(id, expected, |_| Ok((vec![command.clone()], references.clone()))).await
+        self.execute_on::<A>(id, expected, |_| Ok((vec![command.clone()], references.clone())))
+            .await
     }
 
     /// The same for commands and references that depend on the present state.
@@ -361,7 +388,8 @@ impl CommandContext<'_> {
             Ok(commit) => Ok(staged.committed(commit)),
             // A deleted aggregate has given up its claims but not its stream; a live one still holds its own.
             Err(CommandError::Conflict | CommandError::Taken { .. }) => {
-                self.execute_on::<A>(id, None, |_| Ok((commands.clone(), references.clone()))).await
+                self.execute_on::<A>(id, None, |_| Ok((commands.clone(), references.clone())))
+                    .await
             }
             Err(error) => Err(error),
         }
@@ -385,9 +413,10 @@ impl<A: EventSourced> Staged<A> {
     /// [`CommandError::Stale`].
     pub fn must_be_at(&self, expected: Option<Version>) -> Result<(), CommandError> {
         match expected {
-            Some(expected) if expected != self.version => {
-                Err(CommandError::Stale { expected, actual: self.version })
-            }
+            Some(expected) if expected != self.version => Err(CommandError::Stale {
+                expected,
+                actual: self.version,
+            }),
             _ => Ok(()),
         }
     }

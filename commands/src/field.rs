@@ -1,6 +1,8 @@
 //! Commands about field definitions.
 
-use annals_domain::{ClaimScope, DatatypeId, Field, FieldCommand, FieldId, FieldKind, Permission, Realm, Timestamp, UserId};
+use annals_domain::{
+    ClaimScope, DatatypeId, Field, FieldCommand, FieldId, FieldKind, Permission, Realm, Timestamp, UserId,
+};
 use annals_eventstore::Version;
 use tracing::instrument;
 use uuid::Uuid;
@@ -93,11 +95,10 @@ pub async fn replace(
             date_modified: record.date_modified.or(Some(at)),
             at,
         };
-        let references =
-            Reference::if_changed(ClaimScope::Datatype, record.parent_id, before.parent_id, "parent_id")
-                .into_iter()
-                .chain(cx.author(record.author_id, before.author_id))
-                .collect();
+        let references = Reference::if_changed(ClaimScope::Datatype, record.parent_id, before.parent_id, "parent_id")
+            .into_iter()
+            .chain(cx.author(record.author_id, before.author_id))
+            .collect();
         Ok((vec![command], references))
     })
     .await
@@ -114,5 +115,6 @@ pub async fn delete(
     expected: Option<Version>,
 ) -> Result<Committed<Field>, CommandError> {
     cx.caller.require(Permission::FieldDelete)?;
-    cx.execute::<Field>(id, FieldCommand::Delete { at: cx.now() }, expected, Vec::new()).await
+    cx.execute::<Field>(id, FieldCommand::Delete { at: cx.now() }, expected, Vec::new())
+        .await
 }

@@ -49,7 +49,9 @@ struct Inner {
 
 impl fmt::Debug for Commands {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Commands").field("settings", &self.0.settings).finish_non_exhaustive()
+        f.debug_struct("Commands")
+            .field("settings", &self.0.settings)
+            .finish_non_exhaustive()
     }
 }
 
@@ -64,7 +66,14 @@ impl Commands {
         settings: CommandSettings,
     ) -> Self {
         let failures = auth::FailureRecorder::new(settings.failures_per_minute);
-        Self(Arc::new(Inner { store, clock, passwords, tokens, settings, failures }))
+        Self(Arc::new(Inner {
+            store,
+            clock,
+            passwords,
+            tokens,
+            settings,
+            failures,
+        }))
     }
 
     /// The context of one request.

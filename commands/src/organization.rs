@@ -31,7 +31,9 @@ pub fn founded_by(user_id: UserId) -> OrganizationId {
     let mut bytes = [0; 16];
     bytes[..6].copy_from_slice(&user.as_bytes()[..6]);
     bytes[6..].copy_from_slice(&digest[..10]);
-    let id = Builder::from_bytes(bytes).with_version(uuid::Version::SortRand).with_variant(uuid::Variant::RFC4122);
+    let id = Builder::from_bytes(bytes)
+        .with_version(uuid::Version::SortRand)
+        .with_variant(uuid::Variant::RFC4122);
     OrganizationId::new(id.into_uuid())
 }
 
@@ -122,7 +124,10 @@ pub async fn add_member(
             must_admit(organization, cx.caller.require_user()?, role)?;
         }
         let reference = Reference::to(ClaimScope::User, user_id, "user_id");
-        Ok((vec![OrganizationCommand::AddMember { user_id, role, at }], vec![reference]))
+        Ok((
+            vec![OrganizationCommand::AddMember { user_id, role, at }],
+            vec![reference],
+        ))
     })
     .await
 }

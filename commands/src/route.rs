@@ -51,7 +51,8 @@ pub async fn create(
         date_modified: record.date_modified.or(Some(at)),
         at,
     };
-    cx.create::<Route>(id, vec![command], cx.author(author_id, None).into_iter().collect()).await
+    cx.create::<Route>(id, vec![command], cx.author(author_id, None).into_iter().collect())
+        .await
 }
 
 /// Replaces everything about a route but its realm.
@@ -78,7 +79,10 @@ pub async fn replace(
             date_modified: record.date_modified.or(Some(at)),
             at,
         };
-        Ok((vec![command], cx.author(record.author_id, before.author_id).into_iter().collect()))
+        Ok((
+            vec![command],
+            cx.author(record.author_id, before.author_id).into_iter().collect(),
+        ))
     })
     .await
 }
@@ -97,7 +101,9 @@ pub async fn replace_at(
 ) -> Result<Committed<Route>, CommandError> {
     cx.caller.require(Permission::RouteUpdate)?;
     let owner = cx.store().owner_of(ClaimScope::Slug, &slug_key(realm, slug)).await?;
-    let id = owner.map(RouteId::new).ok_or_else(|| CommandError::not_found(ClaimScope::Route))?;
+    let id = owner
+        .map(RouteId::new)
+        .ok_or_else(|| CommandError::not_found(ClaimScope::Route))?;
     replace(cx, id, record, expected).await
 }
 
@@ -112,5 +118,6 @@ pub async fn delete(
     expected: Option<Version>,
 ) -> Result<Committed<Route>, CommandError> {
     cx.caller.require(Permission::RouteDelete)?;
-    cx.execute::<Route>(id, RouteCommand::Delete { at: cx.now() }, expected, Vec::new()).await
+    cx.execute::<Route>(id, RouteCommand::Delete { at: cx.now() }, expected, Vec::new())
+        .await
 }

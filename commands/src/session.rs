@@ -6,11 +6,11 @@
 use std::fmt;
 
 use annals_domain::claims::session_key;
+use annals_domain::registry::DomainError;
 use annals_domain::{
     Actor, Caller, ClaimKey, ClaimScope, Permission, Personal, RevocationReason, Session, SessionCommand, SessionError,
     SessionId, SessionStatus, Timestamp, TokenDigest, User, UserId,
 };
-use annals_domain::registry::DomainError;
 use annals_eventstore::Position;
 use tracing::instrument;
 use uuid::Uuid;
@@ -168,11 +168,18 @@ async fn renew(cx: &CommandContext<'_>, renewal: &Renewal) -> Result<Refreshed, 
     let staged = unit.stage(read, [command]).map_err(refused)?;
     let expired = staged.state.status == Some(SessionStatus::Expired);
     if !expired {
-        unit.require([Reference { scope: ClaimScope::User, key: ClaimKey::id(user_id), field: None }]);
+        unit.require([Reference {
+            scope: ClaimScope::User,
+            key: ClaimKey::id(user_id),
+            field: None,
+        }]);
     }
     let commit = match unit.commit().await {
         // The user was disabled: to the bearer of the token that is the end of the session.
-        Err(CommandError::Missing { scope: ClaimScope::User, .. }) => return Err(TokenFault::Invalid.into()),
+        Err(CommandError::Missing {
+            scope: ClaimScope::User,
+            ..
+        }) => return Err(TokenFault::Invalid.into()),
         other => other?,
     };
     if expired {
@@ -181,13 +188,27 @@ async fn renew(cx: &CommandContext<'_>, renewal: &Renewal) -> Result<Refreshed, 
     let expires_at = staged.state.expires_at.unwrap_or(ends);
     let identity = identify(cx, user_id, &user, renewal.session_id).await?;
     let tokens = access_only(cx, &identity, renewal.lifetimes, now, expires_at)?;
-    Ok(Refreshed { user_id, user, session_id: renewal.session_id, tokens, position: commit.position })
+    Ok(Refreshed {
+        user_id,
+        user,
+        session_id: renewal.session_id,
+        tokens,
+        position: commit.position,
+    })
 }
 
 /// What the bearer of a refresh token is told of the session's refusal.
 fn refused(error: CommandError) -> CommandError {
-    let ended = [SessionError::NotLive, SessionError::RefreshTokenUnknown, SessionError::NotFound];
-    if ended.iter().any(|known| known.code() == error.code()) { TokenFault::Invalid.into() } else { error }
+    let ended = [
+        SessionError::NotLive,
+        SessionError::RefreshTokenUnknown,
+        SessionError::NotFound,
+    ];
+    if ended.iter().any(|known| known.code() == error.code()) {
+        TokenFault::Invalid.into()
+    } else {
+        error
+    }
 }
 
 /// Ends one session of the caller's own; `reason` says whether it is the one the caller signs out of.
@@ -201,7 +222,10 @@ pub async fn revoke(
     reason: RevocationReason,
 ) -> Result<Committed<Session>, CommandError> {
     let user_id = cx.caller.require_user()?;
-    let held = cx.store().owner_of(ClaimScope::Session, &session_key(user_id, id)).await?;
+    let held = cx
+        .store()
+        .owner_of(ClaimScope::Session, &session_key(user_id, id))
+        .await?;
     if held.is_none() {
         return Err(CommandError::not_found(ClaimScope::Session));
     }
@@ -209,9 +233,7 @@ pub async fn revoke(
     let done = cx.execute::<Session>(id, command, None, Vec::new()).await;
     match done {
         // Somebody else ended it in between.
-        Err(error) if error.code() == SessionError::NotLive.code() => {
-            Err(CommandError::not_found(ClaimScope::Session))
-        }
+        Err(error) if error.code() == SessionError::NotLive.code() => Err(CommandError::not_found(ClaimScope::Session)),
         other => other,
     }
 }
@@ -234,7 +256,10 @@ pub async fn revoke_all(
         let attempt = async {
             let mut unit = UnitOfWork::new(cx);
             let sessions = stage_revocations(&mut unit, user_id, None, reason).await?;
-            Ok(Revoked { sessions, position: unit.commit().await?.position })
+            Ok(Revoked {
+                sessions,
+                position: unit.commit().await?.position,
+            })
         };
         match attempt.await {
             Ok(revoked) => return Ok(revoked),
@@ -250,7 +275,8 @@ pub async fn revoke_all(
 #[instrument(name = "session.expire", skip_all, fields(session.id = %id))]
 pub async fn expire(cx: &CommandContext<'_>, id: SessionId) -> Result<Committed<Session>, CommandError> {
     cx.caller.require(Permission::UserManage)?;
-    cx.execute::<Session>(id, SessionCommand::Expire { at: cx.now() }, None, Vec::new()).await
+    cx.execute::<Session>(id, SessionCommand::Expire { at: cx.now() }, None, Vec::new())
+        .await
 }
 
 /// A session about to be opened: what is written of it, and what its client gets.
@@ -284,7 +310,14 @@ impl Opening {
             at: starts_at,
         };
         let session_id = SessionId::new(Uuid::now_v7());
-        Ok(Self { session_id, command, options, opaque, starts_at, ends_at })
+        Ok(Self {
+            session_id,
+            command,
+            options,
+            opaque,
+            starts_at,
+            ends_at,
+        })
     }
 
     /// The tokens, once the session is written.
@@ -311,9 +344,16 @@ fn access_only(
     now: Timestamp,
     session_expires_at: Timestamp,
 ) -> Result<IssuedTokens, CommandError> {
-    let access_expires_at = now.plus_seconds(lifetimes.access_seconds.into()).min(session_expires_at);
+    let access_expires_at = now
+        .plus_seconds(lifetimes.access_seconds.into())
+        .min(session_expires_at);
     let access_token = cx.commands.tokens().sign_access(identity, now, access_expires_at)?;
-    Ok(IssuedTokens { access_token, access_expires_at, refresh_token: None, session_expires_at })
+    Ok(IssuedTokens {
+        access_token,
+        access_expires_at,
+        refresh_token: None,
+        session_expires_at,
+    })
 }
 
 /// What an access token of this session says.
@@ -324,14 +364,27 @@ pub(crate) async fn identify(
     session_id: SessionId,
 ) -> Result<Identity, CommandError> {
     let organization_id = organization::founded_by(user_id);
-    let founded = cx.store().owner_of(ClaimScope::Organization, &ClaimKey::id(organization_id)).await?;
+    let founded = cx
+        .store()
+        .owner_of(ClaimScope::Organization, &ClaimKey::id(organization_id))
+        .await?;
     let email = user.email.as_ref().and_then(Personal::get).map(ToString::to_string);
-    let role = user.role.ok_or_else(|| CommandError::Internal(format!("user {user_id} has no role")))?;
-    Ok(Identity { user_id, session_id, email, organization_id: founded.map(|_| organization_id), role })
+    let role = user
+        .role
+        .ok_or_else(|| CommandError::Internal(format!("user {user_id} has no role")))?;
+    Ok(Identity {
+        user_id,
+        session_id,
+        email,
+        organization_id: founded.map(|_| organization_id),
+        role,
+    })
 }
 
 pub(crate) fn address_of(caller: &Caller, user_id: UserId) -> Option<Personal<String>> {
-    caller.address.map(|address| Personal::new(user_id, address.to_string()))
+    caller
+        .address
+        .map(|address| Personal::new(user_id, address.to_string()))
 }
 
 /// Stages the end of a user's sessions, as the log lists them now; the commit conflicts when one of them moves. When
@@ -378,6 +431,9 @@ async fn stage_each(
 
 /// The sessions of a user that have not ended, as the log lists them.
 pub(crate) async fn live_sessions(cx: &CommandContext<'_>, user_id: UserId) -> Result<Vec<SessionId>, CommandError> {
-    let held = cx.store().claims_with_prefix(ClaimScope::Session, user_id.as_uuid().as_bytes()).await?;
+    let held = cx
+        .store()
+        .claims_with_prefix(ClaimScope::Session, user_id.as_uuid().as_bytes())
+        .await?;
     Ok(held.into_iter().map(|(_, stream)| SessionId::new(stream)).collect())
 }

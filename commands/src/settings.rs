@@ -24,8 +24,14 @@ impl Default for CommandSettings {
     fn default() -> Self {
         Self {
             registration_role: Role::Viewer,
-            opaque_sessions: Lifetimes { access_seconds: 24 * 3600, refresh_seconds: 30 * 24 * 3600 },
-            signed_sessions: Lifetimes { access_seconds: 30 * 60, refresh_seconds: 7 * 24 * 3600 },
+            opaque_sessions: Lifetimes {
+                access_seconds: 24 * 3600,
+                refresh_seconds: 30 * 24 * 3600,
+            },
+            signed_sessions: Lifetimes {
+                access_seconds: 30 * 60,
+                refresh_seconds: 7 * 24 * 3600,
+            },
             conflict_retries: 10,
             failures_per_minute: 20,
         }
@@ -36,13 +42,19 @@ impl CommandSettings {
     /// A sign-in whose session is continued by an opaque token that rotates.
     #[must_use]
     pub const fn opaque_sign_in(&self) -> SignInOptions {
-        SignInOptions { refresh: RefreshKind::Opaque, lifetimes: self.opaque_sessions }
+        SignInOptions {
+            refresh: RefreshKind::Opaque,
+            lifetimes: self.opaque_sessions,
+        }
     }
 
     /// A sign-in whose session is continued by a signed token that stays the same.
     #[must_use]
     pub const fn signed_sign_in(&self) -> SignInOptions {
-        SignInOptions { refresh: RefreshKind::Signed, lifetimes: self.signed_sessions }
+        SignInOptions {
+            refresh: RefreshKind::Signed,
+            lifetimes: self.signed_sessions,
+        }
     }
 }
 
@@ -97,15 +109,30 @@ impl PasswordPolicy {
     pub const SPECIAL: &'static str = r#"!@#$%^&*(),.?":{}|<>"#;
 
     /// Nothing is demanded; the Django contract accepts even the empty password, which never signs in.
-    pub const NONE: Self =
-        Self { min_characters: 0, upper: false, lower: false, digit: false, special: false, differs: false };
+    pub const NONE: Self = Self {
+        min_characters: 0,
+        upper: false,
+        lower: false,
+        digit: false,
+        special: false,
+        differs: false,
+    };
 
     /// Eight characters, whatever they are: registration under `/api/v1`.
-    pub const EIGHT: Self = Self { min_characters: 8, ..Self::NONE };
+    pub const EIGHT: Self = Self {
+        min_characters: 8,
+        ..Self::NONE
+    };
 
     /// Eight characters of all four kinds, and another password than before: a change under `/api/v1`.
-    pub const CHANGE: Self =
-        Self { min_characters: 8, upper: true, lower: true, digit: true, special: true, differs: true };
+    pub const CHANGE: Self = Self {
+        min_characters: 8,
+        upper: true,
+        lower: true,
+        digit: true,
+        special: true,
+        differs: true,
+    };
 
     /// Checks a new password, which stands in `field` of the request.
     ///
@@ -116,7 +143,10 @@ impl PasswordPolicy {
         let broken = |code, message: String| Err(CommandError::rule(code, Some(field), message));
         if password.chars().count() < self.min_characters {
             let least = self.min_characters;
-            return broken("password.too_short", format!("Password must be at least {least} characters long"));
+            return broken(
+                "password.too_short",
+                format!("Password must be at least {least} characters long"),
+            );
         }
         if self.upper && !password.chars().any(char::is_uppercase) {
             let message = "Password must contain at least one uppercase letter";
@@ -127,7 +157,10 @@ impl PasswordPolicy {
             return broken("password.needs_lower", message.to_owned());
         }
         if self.digit && !password.chars().any(char::is_numeric) {
-            return broken("password.needs_digit", "Password must contain at least one digit".to_owned());
+            return broken(
+                "password.needs_digit",
+                "Password must contain at least one digit".to_owned(),
+            );
         }
         if self.special && !password.chars().any(|character| Self::SPECIAL.contains(character)) {
             let message = "Password must contain at least one special character";

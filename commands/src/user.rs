@@ -108,7 +108,10 @@ pub async fn register(cx: &CommandContext<'_>, register: Register) -> Result<Reg
         let user = unit.create::<User>(user_id, [command])?.state;
         unit.create::<Auth>(user_id, [AuthCommand::SetPassword { hash: hash.clone(), at }])?;
         let organization = stage_organization(&mut unit, &register, user_id, ending.as_deref())?;
-        let opening = register.sign_in.map(|options| Opening::prepare(cx, user_id, options)).transpose()?;
+        let opening = register
+            .sign_in
+            .map(|options| Opening::prepare(cx, user_id, options))
+            .transpose()?;
         if let Some(opening) = &opening {
             unit.create::<Session>(opening.session_id, [opening.command.clone()])?;
         }
@@ -118,7 +121,11 @@ pub async fn register(cx: &CommandContext<'_>, register: Register) -> Result<Reg
                 attempt += 1;
                 let blamed = chosen(&register, scopes);
                 if !blamed.is_empty() || attempt >= NAME_ATTEMPTS {
-                    return Err(if blamed.is_empty() { CommandError::Conflict } else { CommandError::Taken { scopes: blamed } });
+                    return Err(if blamed.is_empty() {
+                        CommandError::Conflict
+                    } else {
+                        CommandError::Taken { scopes: blamed }
+                    });
                 }
                 ending = Some(random_ending()?);
                 continue;
@@ -139,10 +146,23 @@ pub async fn register(cx: &CommandContext<'_>, register: Register) -> Result<Reg
                 };
                 let tokens = opening.tokens(cx, &identity)?;
                 let session_id = opening.session_id;
-                Some(SignedIn { user_id, user: user.clone(), session_id, tokens, organization_id, position })
+                Some(SignedIn {
+                    user_id,
+                    user: user.clone(),
+                    session_id,
+                    tokens,
+                    organization_id,
+                    position,
+                })
             }
         };
-        return Ok(Registered { user_id, user, organization, signed_in, position });
+        return Ok(Registered {
+            user_id,
+            user,
+            organization,
+            signed_in,
+            position,
+        });
     }
 }
 
@@ -163,10 +183,13 @@ fn username(register: &Register, ending: Option<&str>) -> Result<Username, Comma
         return Ok(username.clone());
     }
     let local = register.email.as_str().rsplit_once('@').map_or("", |(local, _)| local);
-    let start: String = local.chars().filter(|character| *character != '@').take(DERIVED_CHARACTERS).collect();
-    let derived = |start: &str| {
-        Username::parse(&ending.map_or_else(|| start.to_owned(), |ending| format!("{start}-{ending}")))
-    };
+    let start: String = local
+        .chars()
+        .filter(|character| *character != '@')
+        .take(DERIVED_CHARACTERS)
+        .collect();
+    let derived =
+        |start: &str| Username::parse(&ending.map_or_else(|| start.to_owned(), |ending| format!("{start}-{ending}")));
     derived(&start)
         .or_else(|_| derived("user"))
         .map_err(|error| CommandError::Internal(format!("no username can be derived: {error}")))
@@ -178,7 +201,9 @@ fn stage_organization(
     user_id: UserId,
     ending: Option<&str>,
 ) -> Result<Option<(OrganizationId, Organization)>, CommandError> {
-    let Some(name) = &register.organization_name else { return Ok(None) };
+    let Some(name) = &register.organization_name else {
+        return Ok(None);
+    };
     let command = OrganizationCommand::Found {
         name: name.clone(),
         slug: organization::slug_from(name, ending),
@@ -186,10 +211,12 @@ fn stage_organization(
         at: unit.now(),
     };
     let id = organization::founded_by(user_id);
-    let staged = unit.create::<Organization>(id, [command]).map_err(|error| match error {
-        CommandError::Domain { code, message, .. } => CommandError::rule(code, Some("organization_name"), message),
-        other => other,
-    })?;
+    let staged = unit
+        .create::<Organization>(id, [command])
+        .map_err(|error| match error {
+            CommandError::Domain { code, message, .. } => CommandError::rule(code, Some("organization_name"), message),
+            other => other,
+        })?;
     Ok(Some((id, staged.state)))
 }
 
@@ -198,7 +225,10 @@ pub(crate) fn random_ending() -> Result<String, CommandError> {
     const ALPHABET: &[u8; 32] = b"abcdefghijklmnopqrstuvwxyz234567";
     let mut random = [0; ENDING_CHARACTERS];
     getrandom::fill(&mut random)?;
-    Ok(random.iter().map(|byte| char::from(ALPHABET[usize::from(byte % 32)])).collect())
+    Ok(random
+        .iter()
+        .map(|byte| char::from(ALPHABET[usize::from(byte % 32)]))
+        .collect())
 }
 
 /// Changes the name that people read; one's own, or anybody's with the right to manage users.
@@ -215,7 +245,10 @@ pub async fn change_profile(
     if cx.caller.require_user() != Ok(id) {
         cx.caller.require(Permission::UserManage)?;
     }
-    let command = UserCommand::ChangeProfile { name: Personal::new(id, name), at: cx.now() };
+    let command = UserCommand::ChangeProfile {
+        name: Personal::new(id, name),
+        at: cx.now(),
+    };
     cx.execute::<User>(id, command, expected, Vec::new()).await
 }
 
@@ -312,7 +345,12 @@ mod tests {
         let derived = |email, ending| username(&wish(email, None), ending).unwrap().to_string();
         assert_eq!(derived("Ada.Lovelace@example.org", None), "ada.lovelace");
         assert_eq!(derived("ada@example.org", Some("k3x7qp")), "ada-k3x7qp");
-        assert_eq!(username(&wish("ada@example.org", Some("Ada L")), Some("x")).unwrap().as_str(), "Ada L");
+        assert_eq!(
+            username(&wish("ada@example.org", Some("Ada L")), Some("x"))
+                .unwrap()
+                .as_str(),
+            "Ada L"
+        );
     }
 
     #[test]

@@ -72,7 +72,10 @@ struct Gate {
 
 impl Gate {
     fn admits(&self, footprint: &Footprint) -> bool {
-        !footprint.written.iter().any(|mark| self.written.contains(mark) || self.waiting_read.contains(mark))
+        !footprint
+            .written
+            .iter()
+            .any(|mark| self.written.contains(mark) || self.waiting_read.contains(mark))
             && !footprint.read.iter().any(|mark| self.written.contains(mark))
             && !footprint.held.iter().any(|scope| self.released.contains(scope))
             && !footprint.released.iter().any(|scope| self.waiting_held.contains(scope))
@@ -98,10 +101,7 @@ pub(crate) struct Bounds {
 }
 
 /// Says of each waiting command, in order, whether it goes into the next batch. The first one always does.
-pub(crate) fn choose<'a>(
-    waiting: impl IntoIterator<Item = (&'a Footprint, usize)>,
-    bounds: Bounds,
-) -> Vec<bool> {
+pub(crate) fn choose<'a>(waiting: impl IntoIterator<Item = (&'a Footprint, usize)>, bounds: Bounds) -> Vec<bool> {
     let mut gate = Gate::default();
     let (mut commands, mut bytes) = (0, 0_usize);
     let mut chosen = Vec::new();
@@ -153,7 +153,10 @@ mod tests {
 
         /// Whether judging `self` before `earlier` is carried out could give another answer than after.
         fn depends_on(&self, earlier: &Self) -> bool {
-            self.written.iter().chain(&self.read).any(|thing| earlier.written.contains(thing))
+            self.written
+                .iter()
+                .chain(&self.read)
+                .any(|thing| earlier.written.contains(thing))
                 || self.held.iter().any(|scope| earlier.released.contains(scope))
         }
 
@@ -167,8 +170,15 @@ mod tests {
     fn command() -> impl Strategy<Value = Command> {
         let things = || prop::collection::vec(0_u8..12, 0..3);
         let scopes = || prop::collection::vec(prop::sample::select(&ClaimScope::ALL[..4]), 0..2);
-        (things(), things(), scopes(), scopes(), 1_usize..100)
-            .prop_map(|(written, read, released, held, size)| Command { written, read, released, held, size })
+        (things(), things(), scopes(), scopes(), 1_usize..100).prop_map(|(written, read, released, held, size)| {
+            Command {
+                written,
+                read,
+                released,
+                held,
+                size,
+            }
+        })
     }
 
     proptest! {
@@ -228,7 +238,14 @@ mod tests {
                 footprint
             })
             .collect();
-        let bounds = Bounds { commands: 256, bytes: 1 << 20 };
-        assert!(choose(footprints.iter().map(|footprint| (footprint, 100)), bounds).iter().all(|chosen| *chosen));
+        let bounds = Bounds {
+            commands: 256,
+            bytes: 1 << 20,
+        };
+        assert!(
+            choose(footprints.iter().map(|footprint| (footprint, 100)), bounds)
+                .iter()
+                .all(|chosen| *chosen)
+        );
     }
 }

@@ -44,7 +44,10 @@ impl StreamId {
     /// The stream of one aggregate.
     #[must_use]
     pub fn new(aggregate_type: &'static str, id: impl Into<Uuid>) -> Self {
-        Self { aggregate_type, id: id.into() }
+        Self {
+            aggregate_type,
+            id: id.into(),
+        }
     }
 
     /// Reads `<aggregate>/<id>`, the id in either form.
@@ -55,7 +58,10 @@ impl StreamId {
         let (aggregate_type, id) = text.split_once('/').ok_or(StreamIdError::Form)?;
         let aggregate_type = aggregate_type_of(aggregate_type)
             .ok_or_else(|| StreamIdError::UnknownAggregate(aggregate_type.to_owned()))?;
-        Ok(Self { aggregate_type, id: parse_uuid(id)? })
+        Ok(Self {
+            aggregate_type,
+            id: parse_uuid(id)?,
+        })
     }
 }
 

@@ -274,7 +274,9 @@ pub async fn verify(
     let mut connection = database.connect_dedicated(Timeouts::MAINTENANCE).await?;
     sqlx::query(ONE_VIEW).execute(&mut connection).await?;
     let mut check = Check::start(&mut connection, from.max(Position(1))).await?;
-    let head: Option<i64> = sqlx::query_scalar("select max(position) from log.events").fetch_one(&mut connection).await?;
+    let head: Option<i64> = sqlx::query_scalar("select max(position) from log.events")
+        .fetch_one(&mut connection)
+        .await?;
     let head = Position::from_i64(head.unwrap_or(0));
     loop {
         let rows = sqlx::query(RAW_EVENTS)
@@ -286,15 +288,21 @@ pub async fn verify(
             break;
         }
         check.page(vault, &rows).await?;
-        progress(VerifyProgress { position: check.last.position, head });
+        progress(VerifyProgress {
+            position: check.last.position,
+            head,
+        });
     }
     let last_known: Option<i64> = sqlx::query_scalar(LAST_KNOWN).fetch_one(&mut connection).await?;
     if last_known.is_some_and(|last| Position::from_i64(last) > check.last.position) {
         return Err(VerifyFault::MissingPosition(check.last.position.next()));
     }
     let streams = check.streams(&mut connection).await?;
-    let (claims, claims_not_computable) =
-        if check.is_whole() { check.claims(&mut connection).await? } else { (0, 0) };
+    let (claims, claims_not_computable) = if check.is_whole() {
+        check.claims(&mut connection).await?
+    } else {
+        (0, 0)
+    };
     // Read-only and finished: nothing depends on how it ends.
     let _ = connection.close().await;
     Ok(VerifyReport {
@@ -325,7 +333,10 @@ struct Check {
 
 impl Check {
     async fn start(connection: &mut PgConnection, from: Position) -> Result<Self, VerifyFault> {
-        let mut last = Head { position: Position(from.0.saturating_sub(1)), ..Head::EMPTY };
+        let mut last = Head {
+            position: Position(from.0.saturating_sub(1)),
+            ..Head::EMPTY
+        };
         if last.position > Position::START {
             let row = sqlx::query(ENTRY_BEFORE)
                 .bind(last.position.as_i64())
@@ -335,7 +346,13 @@ impl Check {
             last.entry_hash = Hash::from_column(&row, "entry_hash")?;
             last.recorded_at = Some(Timestamp::from_offset(row.try_get("recorded_at")?));
         }
-        Ok(Self { from, last, extents: HashMap::new(), ledger: Ledger::default(), erased: HashSet::new() })
+        Ok(Self {
+            from,
+            last,
+            extents: HashMap::new(),
+            ledger: Ledger::default(),
+            erased: HashSet::new(),
+        })
     }
 
     fn is_whole(&self) -> bool {
@@ -408,7 +425,11 @@ impl Check {
         let stored = Hash::from_column(row, "leaf_hash")?;
         let computed = raw.leaf_hash();
         if computed != stored {
-            return Err(VerifyFault::Leaf { position, computed, stored });
+            return Err(VerifyFault::Leaf {
+                position,
+                computed,
+                stored,
+            });
         }
         let recorded_at = Timestamp::from_offset(row.try_get::<OffsetDateTime, _>("recorded_at")?);
         if self.last.recorded_at.is_some_and(|before| recorded_at < before) {
@@ -417,13 +438,25 @@ impl Check {
         let stored = Hash::from_column(row, "entry_hash")?;
         let computed = entry_hash(self.last.entry_hash, computed, position, recorded_at);
         if computed != stored {
-            return Err(VerifyFault::Entry { position, computed, stored });
+            return Err(VerifyFault::Entry {
+                position,
+                computed,
+                stored,
+            });
         }
-        self.last = Head { position, entry_hash: stored, recorded_at: Some(recorded_at) };
+        self.last = Head {
+            position,
+            entry_hash: stored,
+            recorded_at: Some(recorded_at),
+        };
 
         let metadata: Metadata = serde_json::from_str(raw.metadata).map_err(|_| VerifyFault::Metadata(position))?;
-        if (metadata.event_id, metadata.command_id, metadata.correlation_id, metadata.causation_id)
-            != (raw.event_id, raw.command_id, raw.correlation_id, raw.causation_id)
+        if (
+            metadata.event_id,
+            metadata.command_id,
+            metadata.correlation_id,
+            metadata.causation_id,
+        ) != (raw.event_id, raw.command_id, raw.correlation_id, raw.causation_id)
             || metadata.actor.to_string() != raw.actor
         {
             return Err(VerifyFault::Metadata(position));
@@ -437,7 +470,10 @@ impl Check {
             .map(|(aggregate_type, id)| StreamId { aggregate_type, id })
             .ok_or_else(|| {
                 let name = format!("{}/{}", raw.aggregate_type, raw.aggregate_id);
-                StoreError::damaged(format!("position {position}"), format!("no stream can be called {name}"))
+                StoreError::damaged(
+                    format!("position {position}"),
+                    format!("no stream can be called {name}"),
+                )
             })?;
         let found = raw.sequence.cast_unsigned();
         let whole = self.is_whole();
@@ -448,7 +484,12 @@ impl Check {
         });
         let expected = extent.version + 1;
         if found != expected {
-            return Err(VerifyFault::Sequence { position, stream, expected, found });
+            return Err(VerifyFault::Sequence {
+                position,
+                stream,
+                expected,
+                found,
+            });
         }
         extent.version = found;
         extent.last = position;
@@ -472,12 +513,20 @@ impl Check {
                 let listed = row.try_get::<i64, _>("version")?.cast_unsigned();
                 let Some(extent) = self.extents.remove(&stream) else {
                     if self.is_whole() {
-                        return Err(VerifyFault::StreamVersion { stream, events: 0, listed });
+                        return Err(VerifyFault::StreamVersion {
+                            stream,
+                            events: 0,
+                            listed,
+                        });
                     }
                     continue; // nothing of it since the check began
                 };
                 if extent.version != listed {
-                    return Err(VerifyFault::StreamVersion { stream, events: extent.version, listed });
+                    return Err(VerifyFault::StreamVersion {
+                        stream,
+                        events: extent.version,
+                        listed,
+                    });
                 }
                 let first = Position::from_i64(row.try_get("first_position")?);
                 let last = Position::from_i64(row.try_get("last_position")?);
@@ -488,9 +537,11 @@ impl Check {
             }
         }
         match self.extents.iter().min_by_key(|(stream, _)| **stream) {
-            Some((stream, extent)) => {
-                Err(VerifyFault::StreamVersion { stream: *stream, events: extent.version, listed: 0 })
-            }
+            Some((stream, extent)) => Err(VerifyFault::StreamVersion {
+                stream: *stream,
+                events: extent.version,
+                listed: 0,
+            }),
             None => Ok(agreed),
         }
     }
@@ -524,7 +575,12 @@ impl Check {
                     Some((owner, taken)) if owner == listed => {
                         if taken != position {
                             let key = hex::encode(key);
-                            return Err(VerifyFault::ClaimPosition { scope, key, taken, listed: position });
+                            return Err(VerifyFault::ClaimPosition {
+                                scope,
+                                key,
+                                taken,
+                                listed: position,
+                            });
                         }
                     }
                     other => {
@@ -540,9 +596,12 @@ impl Check {
             }
         }
         match self.ledger.first() {
-            Some((scope, key, owner)) => {
-                Err(VerifyFault::Claim { scope, key: hex::encode(key), owner: Some(owner), listed: None })
-            }
+            Some((scope, key, owner)) => Err(VerifyFault::Claim {
+                scope,
+                key: hex::encode(key),
+                owner: Some(owner),
+                listed: None,
+            }),
             None => Ok((agreed, not_computable)),
         }
     }
@@ -552,7 +611,10 @@ fn listed_stream(row: &PgRow, aggregate_type: &str, id: &str) -> Result<StreamId
     let name: &str = row.try_get(aggregate_type)?;
     let aggregate_type = aggregate_type_of(name)
         .ok_or_else(|| StoreError::damaged("a table beside the log", format!("unknown aggregate {name:?}")))?;
-    Ok(StreamId { aggregate_type, id: row.try_get(id)? })
+    Ok(StreamId {
+        aggregate_type,
+        id: row.try_get(id)?,
+    })
 }
 
 #[cfg(test)]
@@ -580,14 +642,30 @@ mod tests {
     fn the_encoding_of_a_leaf_never_changes() {
         let leaf = "bfb3a97531f3a1db7c6e6c261e4493b7de0955c13fbf7b243d256ada048520b4";
         assert_eq!(raw().leaf_hash().to_string(), leaf);
-        let entry = entry_hash(Hash::ZERO, raw().leaf_hash(), Position(1), Timestamp::from_unix_micros(1_000_001));
-        assert_eq!(entry.to_string(), "b821107a2c897765501bfd971e9ac67bb9295143ff0f2a23292900fdd519c956");
+        let entry = entry_hash(
+            Hash::ZERO,
+            raw().leaf_hash(),
+            Position(1),
+            Timestamp::from_unix_micros(1_000_001),
+        );
+        assert_eq!(
+            entry.to_string(),
+            "b821107a2c897765501bfd971e9ac67bb9295143ff0f2a23292900fdd519c956"
+        );
     }
 
     #[test]
     fn what_moves_from_one_field_to_the_next_changes_the_leaf() {
-        let moved = RawEvent { payload: "{}{", metadata: "}", ..raw() };
-        let other = RawEvent { payload: "{}", metadata: "{}", ..raw() };
+        let moved = RawEvent {
+            payload: "{}{",
+            metadata: "}",
+            ..raw()
+        };
+        let other = RawEvent {
+            payload: "{}",
+            metadata: "{}",
+            ..raw()
+        };
         assert_ne!(moved.leaf_hash(), other.leaf_hash());
         assert_ne!(RawEvent { sequence: 2, ..raw() }.leaf_hash(), raw().leaf_hash());
     }

@@ -129,7 +129,10 @@ pub struct Checkpoint {
 
 impl Checkpoint {
     fn from_row(row: &PgRow) -> Result<Self, StoreError> {
-        let moment = |name| row.try_get::<Option<OffsetDateTime>, _>(name).map(|at| at.map(Timestamp::from_offset));
+        let moment = |name| {
+            row.try_get::<Option<OffsetDateTime>, _>(name)
+                .map(|at| at.map(Timestamp::from_offset))
+        };
         let status: &str = row.try_get("status")?;
         let failures: i32 = row.try_get("failures")?;
         Ok(Self {
@@ -140,7 +143,11 @@ impl Checkpoint {
             epoch: row.try_get::<i64, _>("epoch")?.cast_unsigned(),
             owner: row.try_get("owner")?,
             lease_until: moment("lease_until")?,
-            status: if status == "failing" { CheckpointStatus::Failing } else { CheckpointStatus::Live },
+            status: if status == "failing" {
+                CheckpointStatus::Failing
+            } else {
+                CheckpointStatus::Live
+            },
             failures: u32::try_from(failures).unwrap_or(0),
             last_error: row.try_get("last_error")?,
             failed_at: moment("failed_at")?,
@@ -184,7 +191,12 @@ pub async fn renew(
     projections: &[&str],
     lease: Duration,
 ) -> Result<Vec<String>, StoreError> {
-    Ok(sqlx::query_scalar(RENEW).bind(owner).bind(projections).bind(lease.as_secs_f64()).fetch_all(pool).await?)
+    Ok(sqlx::query_scalar(RENEW)
+        .bind(owner)
+        .bind(projections)
+        .bind(lease.as_secs_f64())
+        .fetch_all(pool)
+        .await?)
 }
 
 /// Gives all leases of `owner` back.
@@ -281,7 +293,12 @@ pub async fn advance_all(
 pub async fn fail(pool: &PgPool, projection: &str, epoch: u64, error: &str) -> Result<bool, StoreError> {
     // PostgreSQL texts hold no zero byte.
     let error = error.replace('\0', "");
-    let noted = sqlx::query(FAIL).bind(projection).bind(epoch.cast_signed()).bind(error).execute(pool).await?;
+    let noted = sqlx::query(FAIL)
+        .bind(projection)
+        .bind(epoch.cast_signed())
+        .bind(error)
+        .execute(pool)
+        .await?;
     Ok(noted.rows_affected() == 1)
 }
 

@@ -109,7 +109,13 @@ pub(crate) fn steps(
                     Some(_) => drop(taken.insert(scope)),
                     None => {
                         held.insert((scope, key.clone()), (owner, number));
-                        steps.push(ClaimStep { step: Step::Take, scope, key, owner, event });
+                        steps.push(ClaimStep {
+                            step: Step::Take,
+                            scope,
+                            key,
+                            owner,
+                            event,
+                        });
                     }
                 }
             }
@@ -122,7 +128,13 @@ pub(crate) fn steps(
                     held.remove(&place);
                 }
                 // Besides, the stream may have held it before the command.
-                steps.push(ClaimStep { step: Step::Release, scope, key: place.1, owner, event });
+                steps.push(ClaimStep {
+                    step: Step::Release,
+                    scope,
+                    key: place.1,
+                    owner,
+                    event,
+                });
             }
             StoredChange::ReleaseAll(scope) => {
                 held.retain(|(held_scope, _), (holder, number)| {
@@ -132,11 +144,21 @@ pub(crate) fn steps(
                     }
                     !released
                 });
-                steps.push(ClaimStep { step: Step::ReleaseAll, scope, key: Vec::new(), owner, event });
+                steps.push(ClaimStep {
+                    step: Step::ReleaseAll,
+                    scope,
+                    key: Vec::new(),
+                    owner,
+                    event,
+                });
             }
         }
     }
-    if taken.is_empty() { Ok(steps) } else { Err(taken.into_iter().collect()) }
+    if taken.is_empty() {
+        Ok(steps)
+    } else {
+        Err(taken.into_iter().collect())
+    }
 }
 
 /// All claims, as the events in order make them: what the table must say.
@@ -164,7 +186,11 @@ impl Ledger {
                 }
             },
             StoredChange::Release(scope, key) => {
-                if self.owners.get(&(scope, key.clone())).is_some_and(|(owner, _)| *owner == stream) {
+                if self
+                    .owners
+                    .get(&(scope, key.clone()))
+                    .is_some_and(|(owner, _)| *owner == stream)
+                {
                     self.remove(scope, &key);
                 }
             }
@@ -205,7 +231,11 @@ pub(crate) async fn owners_of(
 ) -> Result<Vec<Option<Uuid>>, StoreError> {
     let scopes: Vec<&str> = keys.iter().map(|(scope, _)| scope.as_str()).collect();
     let keys: Vec<Vec<u8>> = keys.iter().map(|(scope, key)| vault.claim_key(*scope, key)).collect();
-    Ok(sqlx::query_scalar(OWNERS_OF).bind(scopes).bind(keys).fetch_all(pool).await?)
+    Ok(sqlx::query_scalar(OWNERS_OF)
+        .bind(scopes)
+        .bind(keys)
+        .fetch_all(pool)
+        .await?)
 }
 
 pub(crate) async fn with_prefix(
@@ -220,7 +250,9 @@ pub(crate) async fn with_prefix(
         .bind(MAX_LISTED)
         .fetch_all(pool)
         .await?;
-    rows.iter().map(|row| Ok((row.try_get("key")?, row.try_get("owner_id")?))).collect()
+    rows.iter()
+        .map(|row| Ok((row.try_get("key")?, row.try_get("owner_id")?)))
+        .collect()
 }
 
 /// The first key that no longer starts with `prefix`; absent when there is none.
@@ -306,7 +338,10 @@ mod tests {
             let position = Position(first + step.event as u64);
             let place = (step.scope, step.key.clone());
             if claims.get(&place).is_none_or(|(owner, _)| *owner != step.owner) {
-                assert!(claims.insert(place, (step.owner, position)).is_none(), "the unique key would refuse this");
+                assert!(
+                    claims.insert(place, (step.owner, position)).is_none(),
+                    "the unique key would refuse this"
+                );
             }
         }
         true

@@ -40,7 +40,10 @@ pub enum StoreError {
 
 impl StoreError {
     pub(crate) fn damaged(place: impl ToString, what: impl ToString) -> Self {
-        Self::Damaged { place: place.to_string(), what: what.to_string() }
+        Self::Damaged {
+            place: place.to_string(),
+            what: what.to_string(),
+        }
     }
 }
 
@@ -49,7 +52,9 @@ pub(crate) fn is_lost_connection(error: &sqlx::Error) -> bool {
     match error {
         sqlx::Error::Database(error) => {
             // Class 08 is connection trouble, 57P a server that shuts down, crashes or cannot take connections yet.
-            error.code().is_some_and(|code| code.starts_with("08") || code.starts_with("57P"))
+            error
+                .code()
+                .is_some_and(|code| code.starts_with("08") || code.starts_with("57P"))
         }
         sqlx::Error::Io(_)
         | sqlx::Error::Tls(_)

@@ -125,8 +125,7 @@ impl ExportedEvent {
             metadata: &self.metadata,
         }
         .leaf_hash();
-        leaf == self.leaf_hash
-            && chain::entry_hash(previous, leaf, self.position, self.recorded_at) == self.entry_hash
+        leaf == self.leaf_hash && chain::entry_hash(previous, leaf, self.position, self.recorded_at) == self.entry_hash
     }
 }
 

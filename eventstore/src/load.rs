@@ -15,8 +15,8 @@ use cqrs_es::persist::{
 use cqrs_es::{Aggregate, AggregateError, EventStore as _};
 use postgres_es::PostgresEventRepository;
 use serde_json::Value;
-use sqlx::postgres::PgRow;
 use sqlx::Row;
+use sqlx::postgres::PgRow;
 use uuid::Uuid;
 
 use annals_domain::ids::parse_uuid;
@@ -86,7 +86,15 @@ tokio::task_local! {
 /// events went besides its answer. A task that `commit` spawns is outside the scope.
 pub async fn with_receipt<T>(scope: CommitScope, commit: impl Future<Output = T>) -> (T, Option<Appended>) {
     let receipt = Arc::new(OnceLock::new());
-    let answer = SCOPE.scope(Scope { carried: scope, receipt: Arc::clone(&receipt) }, commit).await;
+    let answer = SCOPE
+        .scope(
+            Scope {
+                carried: scope,
+                receipt: Arc::clone(&receipt),
+            },
+            commit,
+        )
+        .await;
     (answer, receipt.get().copied())
 }
 
@@ -110,7 +118,10 @@ impl LogRepository {
     pub(crate) fn new(store: EventStore) -> Self {
         let pool = store.database().pool().clone();
         let stock = PostgresEventRepository::new(pool).with_tables(EVENTS_TABLE, SNAPSHOTS_TABLE);
-        Self { store, stock: Arc::new(stock) }
+        Self {
+            store,
+            stock: Arc::new(stock),
+        }
     }
 
     async fn events_after(
@@ -139,7 +150,11 @@ impl LogRepository {
             .bind(REPLAY_PAGE)
             .fetch_all(self.store.database().pool())
             .await?;
-        let last = rows.last().map(|row| row.try_get("position")).transpose()?.unwrap_or(after);
+        let last = rows
+            .last()
+            .map(|row| row.try_get("position"))
+            .transpose()?
+            .unwrap_or(after);
         let mut events = rows.iter().map(serialized).collect::<Result<Vec<_>, _>>()?;
         open(self.store.vault(), &mut events).await?;
         Ok((events, last))
@@ -149,7 +164,11 @@ impl LogRepository {
         let mut after = 0;
         loop {
             let page = self.events_after(aggregate_type, &id, after, REPLAY_PAGE).await;
-            let last = page.as_ref().ok().and_then(|events| events.last()).map(|event| event.sequence);
+            let last = page
+                .as_ref()
+                .ok()
+                .and_then(|events| events.last())
+                .map(|event| event.sequence);
             if !push_all(&mut feed, page).await {
                 return;
             }
@@ -209,11 +228,19 @@ fn serialized(row: &PgRow) -> Result<SerializedEvent, StoreError> {
 }
 
 fn place_of(event: &SerializedEvent) -> Result<SealPlace, StoreError> {
-    let name = || format!("{}/{} version {}", event.aggregate_type, event.aggregate_id, event.sequence);
+    let name = || {
+        format!(
+            "{}/{} version {}",
+            event.aggregate_type, event.aggregate_id, event.sequence
+        )
+    };
     let aggregate_type =
         aggregate_type_of(&event.aggregate_type).ok_or_else(|| StoreError::damaged(name(), "unknown aggregate"))?;
     let id = Uuid::try_parse(&event.aggregate_id).map_err(|error| StoreError::damaged(name(), error))?;
-    Ok(SealPlace { stream: StreamId { aggregate_type, id }, version: event.sequence as u64 })
+    Ok(SealPlace {
+        stream: StreamId { aggregate_type, id },
+        version: event.sequence as u64,
+    })
 }
 
 async fn open(vault: &Vault, events: &mut [SerializedEvent]) -> Result<(), StoreError> {
@@ -247,7 +274,12 @@ impl PersistedEventRepository for LogRepository {
             }
         }
         if events.len() > LONG_STREAM {
-            tracing::warn!(aggregate_type = A::TYPE, aggregate_id, events = events.len(), "a stream has grown long");
+            tracing::warn!(
+                aggregate_type = A::TYPE,
+                aggregate_id,
+                events = events.len(),
+                "a stream has grown long"
+            );
         }
         open(self.store.vault(), &mut events).await.map_err(persistence)?;
         Ok(events)
@@ -259,7 +291,9 @@ impl PersistedEventRepository for LogRepository {
         last_sequence: usize,
     ) -> Result<Vec<SerializedEvent>, PersistenceError> {
         let after = i64::try_from(last_sequence).unwrap_or(i64::MAX);
-        self.events_after(A::TYPE, aggregate_id, after, i64::MAX).await.map_err(persistence)
+        self.events_after(A::TYPE, aggregate_id, after, i64::MAX)
+            .await
+            .map_err(persistence)
     }
 
     async fn get_snapshot<A: Aggregate>(
@@ -309,19 +343,32 @@ fn to_append(first: &SerializedEvent, events: &[SerializedEvent]) -> Result<Appe
     let refused = |text: String| AppendError::Refused(text);
     let metadata: HashMap<String, String> =
         serde_json::from_value(first.metadata.clone()).map_err(|error| refused(error.to_string()))?;
-    let text = |name: &str| metadata.get(name).ok_or_else(|| refused(format!("metadata lacks {name}")));
-    let id = |name: &str| {
-        text(name)?.parse::<Uuid>().map_err(|_| refused(format!("metadata entry {name} is malformed")))
+    let text = |name: &str| {
+        metadata
+            .get(name)
+            .ok_or_else(|| refused(format!("metadata lacks {name}")))
     };
-    let actor: Actor = text("actor")?.parse().map_err(|_| refused("metadata entry actor is malformed".to_owned()))?;
+    let id = |name: &str| {
+        text(name)?
+            .parse::<Uuid>()
+            .map_err(|_| refused(format!("metadata entry {name} is malformed")))
+    };
+    let actor: Actor = text("actor")?
+        .parse()
+        .map_err(|_| refused("metadata entry actor is malformed".to_owned()))?;
     let aggregate_type = aggregate_type_of(&first.aggregate_type)
         .ok_or_else(|| refused(format!("unknown aggregate {:?}", first.aggregate_type)))?;
     let stream = parse_uuid(&first.aggregate_id).map_err(|error| refused(error.to_string()))?;
     let events = events
         .iter()
         .map(|event| {
-            registry::decode(&event.aggregate_type, &event.event_type, &event.event_version, event.payload.clone())
-                .map_err(|error| refused(error.to_string()))
+            registry::decode(
+                &event.aggregate_type,
+                &event.event_type,
+                &event.event_version,
+                event.payload.clone(),
+            )
+            .map_err(|error| refused(error.to_string()))
         })
         .collect::<Result<Vec<AnyEvent>, _>>()?;
     Ok(Append {
@@ -331,7 +378,10 @@ fn to_append(first: &SerializedEvent, events: &[SerializedEvent]) -> Result<Appe
         causation_id: id("causation_id")?,
         idempotency: None,
         streams: vec![StreamAppend {
-            stream: StreamId { aggregate_type, id: stream },
+            stream: StreamId {
+                aggregate_type,
+                id: stream,
+            },
             expected: first.sequence.saturating_sub(1) as u64,
             events,
         }],
@@ -345,7 +395,10 @@ pub(crate) async fn load<A: EventSourced>(repository: LogRepository, id: Uuid) -
         .with_upcasters(registry::upcasters(A::TYPE));
     let id = id.as_hyphenated().to_string();
     match store.load_aggregate(&id).await {
-        Ok(context) => Ok(Loaded { state: context.aggregate, version: context.current_sequence as u64 }),
+        Ok(context) => Ok(Loaded {
+            state: context.aggregate,
+            version: context.current_sequence as u64,
+        }),
         Err(error) => Err(store_error(format!("{}/{id}", A::TYPE), error)),
     }
 }

@@ -35,11 +35,19 @@ impl Position {
     /// As PostgreSQL stores it; a number too great for that is beyond every position there can be.
     #[must_use]
     pub const fn as_i64(self) -> i64 {
-        if self.0 > i64::MAX as u64 { i64::MAX } else { self.0.cast_signed() }
+        if self.0 > i64::MAX as u64 {
+            i64::MAX
+        } else {
+            self.0.cast_signed()
+        }
     }
 
     pub(crate) const fn from_i64(number: i64) -> Self {
-        if number < 0 { Self::START } else { Self(number.cast_unsigned()) }
+        if number < 0 {
+            Self::START
+        } else {
+            Self(number.cast_unsigned())
+        }
     }
 }
 
@@ -84,10 +92,10 @@ impl Hash {
 
     pub(crate) fn from_column(row: &PgRow, name: &'static str) -> Result<Self, sqlx::Error> {
         let bytes: &[u8] = row.try_get(name)?;
-        bytes
-            .try_into()
-            .map(Self)
-            .map_err(|source| sqlx::Error::ColumnDecode { index: name.to_owned(), source: Box::new(source) })
+        bytes.try_into().map(Self).map_err(|source| sqlx::Error::ColumnDecode {
+            index: name.to_owned(),
+            source: Box::new(source),
+        })
     }
 }
 
@@ -138,7 +146,11 @@ pub struct Head {
 
 impl Head {
     /// Of a log that nothing has happened in.
-    pub const EMPTY: Self = Self { position: Position::START, entry_hash: Hash::ZERO, recorded_at: None };
+    pub const EMPTY: Self = Self {
+        position: Position::START,
+        entry_hash: Hash::ZERO,
+        recorded_at: None,
+    };
 }
 
 const HEAD: &str = "
@@ -156,6 +168,10 @@ const ENTRY_HASH: &str = "
 
 const POSITION_AT: &str = "select log.position_at($1)";
 
+/// The end of the log, as the database has it now. Needs no keys.
+///
+/// # Errors
+/// [`StoreError::Database`].
 pub async fn head(pool: &PgPool) -> Result<Head, StoreError> {
     let Some(row) = sqlx::query(HEAD).fetch_optional(pool).await? else {
         return Ok(Head::EMPTY);
@@ -171,12 +187,21 @@ pub(crate) async fn entry_hash(pool: &PgPool, position: Position) -> Result<Opti
     if position == Position::START {
         return Ok(Some(Hash::ZERO));
     }
-    let row = sqlx::query(ENTRY_HASH).bind(position.as_i64()).fetch_optional(pool).await?;
-    Ok(row.as_ref().map(|row| Hash::from_column(row, "entry_hash")).transpose()?)
+    let row = sqlx::query(ENTRY_HASH)
+        .bind(position.as_i64())
+        .fetch_optional(pool)
+        .await?;
+    Ok(row
+        .as_ref()
+        .map(|row| Hash::from_column(row, "entry_hash"))
+        .transpose()?)
 }
 
 pub(crate) async fn position_at(pool: &PgPool, moment: Timestamp) -> Result<Position, StoreError> {
-    let position: i64 = sqlx::query_scalar(POSITION_AT).bind(moment.to_offset()).fetch_one(pool).await?;
+    let position: i64 = sqlx::query_scalar(POSITION_AT)
+        .bind(moment.to_offset())
+        .fetch_one(pool)
+        .await?;
     Ok(Position::from_i64(position))
 }
 

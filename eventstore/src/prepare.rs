@@ -83,7 +83,9 @@ pub(crate) async fn prepare(vault: &Vault, append: Append) -> Result<Prepared, A
     let mut changes = Vec::new();
     for appended in &append.streams {
         for event in &appended.events {
-            let payload = event.payload().map_err(|error| AppendError::Refused(error.to_string()))?;
+            let payload = event
+                .payload()
+                .map_err(|error| AppendError::Refused(error.to_string()))?;
             subjects.extend(vault::personal_subjects(&payload).map_err(vault_error)?);
             let number = payloads.len();
             for change in event.claims(appended.stream.id) {
@@ -94,7 +96,10 @@ pub(crate) async fn prepare(vault: &Vault, append: Append) -> Result<Prepared, A
     }
     let claims = claims::steps(changes).map_err(|scopes| AppendError::Taken { scopes })?;
     if let Some(step) = claims.iter().find(|step| step.key.len() > MAX_KEY_BYTES) {
-        return Err(AppendError::Refused(format!("a key of scope {} is longer than {MAX_KEY_BYTES} bytes", step.scope)));
+        return Err(AppendError::Refused(format!(
+            "a key of scope {} is longer than {MAX_KEY_BYTES} bytes",
+            step.scope
+        )));
     }
     let keys = if subjects.is_empty() {
         SubjectKeys::new()
@@ -104,9 +109,14 @@ pub(crate) async fn prepare(vault: &Vault, append: Append) -> Result<Prepared, A
 
     let actor = append.actor.to_string();
     let (events, streams) = seal_events(&append, &actor, payloads, &keys)?;
-    let size = events.iter().map(|event| event.payload.len() + event.metadata.len()).sum();
+    let size = events
+        .iter()
+        .map(|event| event.payload.len() + event.metadata.len())
+        .sum();
     if size > MAX_BYTES {
-        return Err(AppendError::Refused(format!("a commit of {size} bytes is larger than {MAX_BYTES}")));
+        return Err(AppendError::Refused(format!(
+            "a commit of {size} bytes is larger than {MAX_BYTES}"
+        )));
     }
     let (streams, held) = with_conditions(streams, append.conditions, vault);
     let footprint = footprint(append.command_id, append.idempotency.as_ref(), &streams, &held, &claims);
@@ -153,7 +163,11 @@ fn check(append: &Append) -> Result<(), AppendError> {
         if i64::try_from(appended.expected).is_err() {
             return refused(format!("stream {stream} cannot be at version {}", appended.expected));
         }
-        if let Some(event) = appended.events.iter().find(|event| event.aggregate_type() != stream.aggregate_type) {
+        if let Some(event) = appended
+            .events
+            .iter()
+            .find(|event| event.aggregate_type() != stream.aggregate_type)
+        {
             return refused(format!("{} does not belong into stream {stream}", event.event_type()));
         }
         count += appended.events.len();
@@ -200,8 +214,11 @@ fn seal_events(
         let stream = appended.stream;
         let aggregate_id = stream.id.as_hyphenated().to_string();
         let first = events.len();
-        for ((event, mut payload), version) in
-            appended.events.iter().zip(payloads.by_ref()).zip(appended.expected + 1..)
+        for ((event, mut payload), version) in appended
+            .events
+            .iter()
+            .zip(payloads.by_ref())
+            .zip(appended.expected + 1..)
         {
             vault::seal(&mut payload, SealPlace { stream, version }, keys).map_err(vault_error)?;
             let metadata = Metadata {
@@ -242,7 +259,11 @@ fn seal_events(
                 leaf_hash,
             });
         }
-        streams.push(PreparedStream { stream, expected: appended.expected, events: Some((first, events.len() - 1)) });
+        streams.push(PreparedStream {
+            stream,
+            expected: appended.expected,
+            events: Some((first, events.len() - 1)),
+        });
     }
     Ok((events, streams))
 }
@@ -256,7 +277,11 @@ fn with_conditions(
     for condition in conditions {
         match condition {
             Condition::Version { stream, version } => {
-                streams.push(PreparedStream { stream, expected: version, events: None });
+                streams.push(PreparedStream {
+                    stream,
+                    expected: version,
+                    events: None,
+                });
             }
             Condition::Held { scope, key } => {
                 let stored_key = vault.claim_key(scope, &key);

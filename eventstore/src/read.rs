@@ -124,7 +124,11 @@ pub(crate) async fn after(
     position: Position,
     limit: usize,
 ) -> Result<Vec<Record>, StoreError> {
-    let rows = sqlx::query(AFTER).bind(position.as_i64()).bind(page_size(limit)).fetch_all(pool).await?;
+    let rows = sqlx::query(AFTER)
+        .bind(position.as_i64())
+        .bind(page_size(limit))
+        .fetch_all(pool)
+        .await?;
     let records = records(vault, &rows).await?;
     let mut expected = position;
     for record in &records {
@@ -166,16 +170,29 @@ pub(crate) async fn filtered(
     let head: i64 = sqlx::query_scalar(HEAD).fetch_one(pool).await?;
     let head = Position::from_i64(head);
     if limit == 0 || after >= head {
-        return Ok(Selection { records: Vec::new(), scanned_to: after });
+        return Ok(Selection {
+            records: Vec::new(),
+            scanned_to: after,
+        });
     }
     if let Some(stream) = &filter.stream {
         let rows = select_of_stream(pool, stream, filter, after, limit).await?;
         let found = records(vault, &rows).await?;
         let complete = rows.len() < limit && found.len() == rows.len();
-        let scanned_to = if complete { head } else { found.last().map_or(after, |record| record.position) };
-        return Ok(Selection { records: found, scanned_to });
+        let scanned_to = if complete {
+            head
+        } else {
+            found.last().map_or(after, |record| record.position)
+        };
+        return Ok(Selection {
+            records: found,
+            scanned_to,
+        });
     }
-    let mut selection = Selection { records: Vec::new(), scanned_to: after };
+    let mut selection = Selection {
+        records: Vec::new(),
+        scanned_to: after,
+    };
     for _ in 0..MAX_WINDOWS {
         let wanted = limit - selection.records.len();
         let end = Position(selection.scanned_to.0.saturating_add(WINDOW)).min(head);
@@ -186,8 +203,11 @@ pub(crate) async fn filtered(
             Err(error) => return Err(error),
         };
         let complete = rows.len() < wanted && found.len() == rows.len();
-        selection.scanned_to =
-            if complete { end } else { found.last().map_or(selection.scanned_to, |record| record.position) };
+        selection.scanned_to = if complete {
+            end
+        } else {
+            found.last().map_or(selection.scanned_to, |record| record.position)
+        };
         selection.records.extend(found);
         if !complete || end == head {
             break;
@@ -197,7 +217,11 @@ pub(crate) async fn filtered(
 }
 
 fn types(filter: &EventFilter) -> Option<&[String]> {
-    if filter.types.is_empty() { None } else { Some(&filter.types) }
+    if filter.types.is_empty() {
+        None
+    } else {
+        Some(&filter.types)
+    }
 }
 
 async fn select(
@@ -264,7 +288,10 @@ impl<'a> StoredEvent<'a> {
         Ok(Self {
             row,
             position,
-            stream: StreamId { aggregate_type: known, id },
+            stream: StreamId {
+                aggregate_type: known,
+                id,
+            },
             version: row.try_get::<i64, _>("sequence")?.cast_unsigned(),
             payload,
             subjects,
@@ -273,8 +300,15 @@ impl<'a> StoredEvent<'a> {
 
     fn into_record(mut self, keys: &vault::SubjectKeys) -> Result<Record, StoreError> {
         let (row, place) = (self.row, format!("position {}", self.position));
-        vault::open(&mut self.payload, SealPlace { stream: self.stream, version: self.version }, keys)
-            .map_err(|error| StoreError::damaged(&place, error))?;
+        vault::open(
+            &mut self.payload,
+            SealPlace {
+                stream: self.stream,
+                version: self.version,
+            },
+            keys,
+        )
+        .map_err(|error| StoreError::damaged(&place, error))?;
         let event = decode(
             &place,
             self.stream.aggregate_type,
@@ -339,6 +373,8 @@ pub(crate) fn decode(
     event_version: &str,
     payload: Value,
 ) -> Result<AnyEvent, StoreError> {
-    registry::decode(aggregate_type, event_type, event_version, payload)
-        .map_err(|source| StoreError::Decode { place: place.to_owned(), source: Box::new(source) })
+    registry::decode(aggregate_type, event_type, event_version, payload).map_err(|source| StoreError::Decode {
+        place: place.to_owned(),
+        source: Box::new(source),
+    })
 }

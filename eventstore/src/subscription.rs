@@ -43,7 +43,10 @@ async fn look(database: &Database, head: &watch::Sender<Position>) {
     match position::head(database.pool()).await {
         Ok(found) => raise(head, found.position),
         Err(error) => {
-            tracing::debug!(error = &error as &dyn std::error::Error, "the head of the log could not be read");
+            tracing::debug!(
+                error = &error as &dyn std::error::Error,
+                "the head of the log could not be read"
+            );
         }
     }
 }

@@ -264,7 +264,9 @@ struct Inner {
 
 impl fmt::Debug for Vault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Vault").field("cached_keys", &self.inner.cache.entry_count()).finish_non_exhaustive()
+        f.debug_struct("Vault")
+            .field("cached_keys", &self.inner.cache.entry_count())
+            .finish_non_exhaustive()
     }
 }
 
@@ -276,7 +278,10 @@ impl Vault {
     pub async fn open(database: &Database, master: &MasterKey) -> Result<Self, VaultError> {
         let pool = database.pool().clone();
         let fingerprint = master.derive("annals/master-key-fingerprint/1");
-        sqlx::query(REMEMBER_MASTER_KEY).bind(fingerprint.as_slice()).execute(&pool).await?;
+        sqlx::query(REMEMBER_MASTER_KEY)
+            .bind(fingerprint.as_slice())
+            .execute(&pool)
+            .await?;
         let known: Vec<u8> = sqlx::query_scalar(MASTER_KEY).fetch_one(&pool).await?;
         if known != fingerprint.as_slice() {
             return Err(VaultError::WrongMasterKey);
@@ -286,7 +291,10 @@ impl Vault {
                 pool,
                 wrapping: XChaCha20Poly1305::new((&*master.derive("annals/subject-key-wrapping/1")).into()),
                 claims: keyed(&master.derive("annals/personal-claims/1")),
-                cache: Cache::builder().max_capacity(CACHED_KEYS).time_to_live(CACHED_FOR).build(),
+                cache: Cache::builder()
+                    .max_capacity(CACHED_KEYS)
+                    .time_to_live(CACHED_FOR)
+                    .build(),
                 generation: AtomicU64::new(0),
                 wanted: Mutex::default(),
                 turn: tokio::sync::Mutex::default(),
@@ -381,7 +389,10 @@ impl Vault {
     async fn fetch(&self, subjects: &BTreeSet<Uuid>) -> Result<Vec<(Uuid, Option<SubjectKey>)>, VaultError> {
         let generation = self.generation();
         let subjects: Vec<Uuid> = subjects.iter().copied().collect();
-        let rows = sqlx::query(FETCH_KEYS).bind(subjects).fetch_all(&self.inner.pool).await?;
+        let rows = sqlx::query(FETCH_KEYS)
+            .bind(subjects)
+            .fetch_all(&self.inner.pool)
+            .await?;
         rows.iter()
             .map(|row| {
                 let subject = row.try_get("subject")?;
@@ -396,7 +407,11 @@ impl Vault {
     }
 
     async fn make_keys(&self, subjects: &BTreeSet<Uuid>) -> Result<(), VaultError> {
-        self.inner.wanted.lock().unwrap_or_else(PoisonError::into_inner).extend(subjects);
+        self.inner
+            .wanted
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .extend(subjects);
         let _turn = self.inner.turn.lock().await;
         let wanted = std::mem::take(&mut *self.inner.wanted.lock().unwrap_or_else(PoisonError::into_inner));
         if wanted.is_empty() {
@@ -410,7 +425,11 @@ impl Vault {
             fresh.push(self.wrap(subject, &plain)?);
             subjects.push(subject);
         }
-        let rows = sqlx::query(MAKE_KEYS).bind(subjects).bind(fresh).fetch_all(&self.inner.pool).await?;
+        let rows = sqlx::query(MAKE_KEYS)
+            .bind(subjects)
+            .bind(fresh)
+            .fetch_all(&self.inner.pool)
+            .await?;
         for row in rows {
             let subject = row.try_get("subject")?;
             if let Some(wrapped) = row.try_get::<Option<&[u8]>, _>("wrapped_key")? {
@@ -435,7 +454,11 @@ impl Vault {
     ) -> Result<HashMap<Uuid, bool>, sqlx::Error> {
         let subjects: Vec<Uuid> = keys.keys().copied().collect();
         let wrapped: Vec<&[u8]> = keys.values().map(|key| &*key.wrapped).collect();
-        sqlx::query(REPLANT_KEYS).bind(&subjects).bind(wrapped).execute(&mut *connection).await?;
+        sqlx::query(REPLANT_KEYS)
+            .bind(&subjects)
+            .bind(wrapped)
+            .execute(&mut *connection)
+            .await?;
         let rows = sqlx::query(FETCH_KEYS).bind(subjects).fetch_all(connection).await?;
         rows.iter()
             .map(|row| {
@@ -455,7 +478,10 @@ impl Vault {
         let plain = decrypt(&self.inner.wrapping, wrapped, &wrapping_context(subject))
             .and_then(|plain| <[u8; KEY_BYTES]>::try_from(plain.as_slice()).ok())
             .ok_or_else(|| VaultError::DoesNotOpen(format!("key of {subject}")))?;
-        Ok(SubjectKey { plain: Arc::new(Zeroizing::new(plain)), wrapped: wrapped.into() })
+        Ok(SubjectKey {
+            plain: Arc::new(Zeroizing::new(plain)),
+            wrapped: wrapped.into(),
+        })
     }
 }
 
@@ -467,7 +493,13 @@ fn encrypt(cipher: &XChaCha20Poly1305, plain: &[u8], context: &[u8]) -> Result<V
     let mut nonce = [0; NONCE_BYTES];
     getrandom::fill(&mut nonce).map_err(VaultError::Random)?;
     let sealed = cipher
-        .encrypt(&XNonce::from(nonce), Payload { msg: plain, aad: context })
+        .encrypt(
+            &XNonce::from(nonce),
+            Payload {
+                msg: plain,
+                aad: context,
+            },
+        )
         .expect("only messages of 256 GiB are too long for the cipher");
     Ok([nonce.as_slice(), &sealed].concat())
 }
@@ -475,7 +507,13 @@ fn encrypt(cipher: &XChaCha20Poly1305, plain: &[u8], context: &[u8]) -> Result<V
 fn decrypt(cipher: &XChaCha20Poly1305, sealed: &[u8], context: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
     let (nonce, sealed) = sealed.split_first_chunk::<NONCE_BYTES>()?;
     cipher
-        .decrypt(&XNonce::from(*nonce), Payload { msg: sealed, aad: context })
+        .decrypt(
+            &XNonce::from(*nonce),
+            Payload {
+                msg: sealed,
+                aad: context,
+            },
+        )
         .ok()
         .map(Zeroizing::new)
 }
@@ -485,7 +523,12 @@ impl SealPlace {
     fn context(&self, path: &str) -> Vec<u8> {
         let mut context = b"annals/sealed-value/1".to_vec();
         let id = self.stream.id.as_bytes().as_slice();
-        for part in [self.stream.aggregate_type.as_bytes(), id, &self.version.to_be_bytes(), path.as_bytes()] {
+        for part in [
+            self.stream.aggregate_type.as_bytes(),
+            id,
+            &self.version.to_be_bytes(),
+            path.as_bytes(),
+        ] {
             context.extend_from_slice(&u64::try_from(part.len()).unwrap_or(u64::MAX).to_be_bytes());
             context.extend_from_slice(part);
         }
@@ -496,20 +539,32 @@ impl SealPlace {
 /// Whose data `payload` holds in clear.
 pub(crate) fn personal_subjects(payload: &Value) -> Result<BTreeSet<Uuid>, VaultError> {
     let mut subjects = BTreeSet::new();
-    each_mark(payload, PERSONAL_MEMBER, SEALED_MEMBER, &mut String::new(), &mut |path, content| {
-        subjects.insert(subject_of(path, content)?);
-        Ok(())
-    })?;
+    each_mark(
+        payload,
+        PERSONAL_MEMBER,
+        SEALED_MEMBER,
+        &mut String::new(),
+        &mut |path, content| {
+            subjects.insert(subject_of(path, content)?);
+            Ok(())
+        },
+    )?;
     Ok(subjects)
 }
 
 /// Whose data `payload` holds sealed.
 pub(crate) fn sealed_subjects(payload: &Value) -> Result<BTreeSet<Uuid>, VaultError> {
     let mut subjects = BTreeSet::new();
-    each_mark(payload, SEALED_MEMBER, PERSONAL_MEMBER, &mut String::new(), &mut |path, content| {
-        subjects.insert(subject_of(path, content)?);
-        Ok(())
-    })?;
+    each_mark(
+        payload,
+        SEALED_MEMBER,
+        PERSONAL_MEMBER,
+        &mut String::new(),
+        &mut |path, content| {
+            subjects.insert(subject_of(path, content)?);
+            Ok(())
+        },
+    )?;
     Ok(subjects)
 }
 
@@ -564,7 +619,13 @@ type Replace<'a> = dyn FnMut(&str, &Value) -> Result<Value, VaultError> + 'a;
 
 /// Visits every `{mark: content}`. The other mark has no business here, and neither has one with company: whoever
 /// reads it back would take data for a mark.
-fn each_mark(json: &Value, mark: &str, other: &str, path: &mut String, visit: &mut Visit<'_>) -> Result<(), VaultError> {
+fn each_mark(
+    json: &Value,
+    mark: &str,
+    other: &str,
+    path: &mut String,
+    visit: &mut Visit<'_>,
+) -> Result<(), VaultError> {
     match json {
         Value::Object(members) => {
             if let Some(content) = members.get(mark)
@@ -582,7 +643,9 @@ fn each_mark(json: &Value, mark: &str, other: &str, path: &mut String, visit: &m
         }
         Value::Array(items) => {
             for (index, item) in items.iter().enumerate() {
-                within(path, &index.to_string(), |path| each_mark(item, mark, other, path, visit))?;
+                within(path, &index.to_string(), |path| {
+                    each_mark(item, mark, other, path, visit)
+                })?;
             }
             Ok(())
         }
@@ -606,7 +669,9 @@ fn replace_marks(json: &mut Value, mark: &str, path: &mut String, replace: &mut 
         }
         Value::Array(items) => {
             for (index, item) in items.iter_mut().enumerate() {
-                within(path, &index.to_string(), |path| replace_marks(item, mark, path, replace))?;
+                within(path, &index.to_string(), |path| {
+                    replace_marks(item, mark, path, replace)
+                })?;
             }
             Ok(())
         }
@@ -631,11 +696,17 @@ mod tests {
     use super::*;
 
     fn key(byte: u8) -> SubjectKey {
-        SubjectKey { plain: Arc::new(Zeroizing::new([byte; KEY_BYTES])), wrapped: Arc::from([byte].as_slice()) }
+        SubjectKey {
+            plain: Arc::new(Zeroizing::new([byte; KEY_BYTES])),
+            wrapped: Arc::from([byte].as_slice()),
+        }
     }
 
     fn place(version: u64) -> SealPlace {
-        SealPlace { stream: StreamId::new("user", Uuid::from_u128(9)), version }
+        SealPlace {
+            stream: StreamId::new("user", Uuid::from_u128(9)),
+            version,
+        }
     }
 
     fn subject(number: u8) -> Uuid {
@@ -724,7 +795,10 @@ mod tests {
             json!({ "$personal": { "subject": "nobody", "value": 1 } }),
             json!([{ "$personal": 7 }]),
         ] {
-            assert!(matches!(personal_subjects(&json), Err(VaultError::MalformedMark(_))), "{json}");
+            assert!(
+                matches!(personal_subjects(&json), Err(VaultError::MalformedMark(_))),
+                "{json}"
+            );
         }
     }
 
@@ -742,7 +816,10 @@ mod tests {
             assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         }
         std::fs::write(&path, "short").unwrap();
-        assert!(matches!(MasterKey::load_or_create(&path), Err(VaultError::MalformedMasterKey)));
+        assert!(matches!(
+            MasterKey::load_or_create(&path),
+            Err(VaultError::MalformedMasterKey)
+        ));
         std::fs::remove_dir_all(folder).unwrap();
     }
 }

@@ -99,7 +99,9 @@ pub(crate) struct WriterHandle {
 
 impl std::fmt::Debug for Request {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Request").field("command_id", &self.prepared.command_id).finish_non_exhaustive()
+        f.debug_struct("Request")
+            .field("command_id", &self.prepared.command_id)
+            .finish_non_exhaustive()
     }
 }
 
@@ -129,16 +131,24 @@ impl WriterHandle {
             writer.run().await;
             drop(ended);
         });
-        Self { requests: sender, closing, closed }
+        Self {
+            requests: sender,
+            closing,
+            closed,
+        }
     }
 
     /// Hands a commit over and waits for what becomes of it.
     pub(crate) async fn append(&self, prepared: Prepared) -> Answer {
         let (answer, answered) = oneshot::channel();
-        self.requests.try_send(Request { prepared, answer }).map_err(|error| match error {
-            mpsc::error::TrySendError::Full(_) => AppendError::Overloaded { retry_after: RETRY_AFTER },
-            mpsc::error::TrySendError::Closed(_) => StoreError::Closed.into(),
-        })?;
+        self.requests
+            .try_send(Request { prepared, answer })
+            .map_err(|error| match error {
+                mpsc::error::TrySendError::Full(_) => AppendError::Overloaded {
+                    retry_after: RETRY_AFTER,
+                },
+                mpsc::error::TrySendError::Closed(_) => StoreError::Closed.into(),
+            })?;
         // Accepted, and then the writer vanished without a word: only a panic does that.
         answered.await.unwrap_or(Err(AppendError::OutcomeUnknown))
     }
@@ -221,8 +231,14 @@ impl Writer {
     }
 
     fn next_batch(&mut self) -> Vec<Request> {
-        let bounds = Bounds { commands: self.options.batch_commands.max(1), bytes: self.options.batch_bytes };
-        let waiting = self.waiting.iter().map(|request| (&request.prepared.footprint, request.prepared.size));
+        let bounds = Bounds {
+            commands: self.options.batch_commands.max(1),
+            bytes: self.options.batch_bytes,
+        };
+        let waiting = self
+            .waiting
+            .iter()
+            .map(|request| (&request.prepared.footprint, request.prepared.size));
         let mut chosen = admission::choose(waiting, bounds).into_iter();
         let (batch, rest) = std::mem::take(&mut self.waiting)
             .into_iter()
@@ -285,7 +301,10 @@ impl Writer {
                         return Some(batch);
                     }
                     Verdict::OneByOne if is_callers_mistake(&error) && !in_doubt => {
-                        tracing::error!(error = &error as &dyn std::error::Error, "a command was refused by the database");
+                        tracing::error!(
+                            error = &error as &dyn std::error::Error,
+                            "a command was refused by the database"
+                        );
                         for request in batch {
                             request.answer(Err(AppendError::Refused("the database cannot store this".to_owned())));
                         }
@@ -312,7 +331,10 @@ impl Writer {
                 Ok(connection) => self.connection = Some(connection),
                 Err(error) if Instant::now() + pause >= give_up => return Err(error.into()),
                 Err(error) => {
-                    tracing::warn!(error = &error as &dyn std::error::Error, "the log's writer cannot connect; trying again");
+                    tracing::warn!(
+                        error = &error as &dyn std::error::Error,
+                        "the log's writer cannot connect; trying again"
+                    );
                     tokio::time::sleep(pause).await;
                     pause = (pause * 2).min(LONGEST_PAUSE);
                 }
@@ -322,7 +344,10 @@ impl Writer {
     }
 
     fn disconnect(&mut self, error: &sqlx::Error) {
-        tracing::warn!(error = error as &dyn std::error::Error, "the log's writer lost its connection");
+        tracing::warn!(
+            error = error as &dyn std::error::Error,
+            "the log's writer lost its connection"
+        );
         self.connection = None;
         self.vault.distrust_keys();
     }
@@ -349,14 +374,25 @@ impl Writer {
         let keys: SubjectKeys = batch
             .iter()
             .filter(|request| request.prepared.generation != generation)
-            .flat_map(|request| request.prepared.keys.iter().map(|(subject, key)| (*subject, key.clone())))
+            .flat_map(|request| {
+                request
+                    .prepared
+                    .keys
+                    .iter()
+                    .map(|(subject, key)| (*subject, key.clone()))
+            })
             .collect();
-        let Some(connection) = &mut self.connection else { return Err(sqlx::Error::PoolClosed) };
+        let Some(connection) = &mut self.connection else {
+            return Err(sqlx::Error::PoolClosed);
+        };
         if keys.is_empty() {
             return Ok(Vec::new());
         }
         let replanted = self.vault.replant(connection, &keys).await?;
-        Ok(keys.into_keys().filter(|subject| replanted.get(subject) != Some(&true)).collect())
+        Ok(keys
+            .into_keys()
+            .filter(|subject| replanted.get(subject) != Some(&true))
+            .collect())
     }
 
     /// What was sealed with a key that is not stored could never be opened, so it must not be written.
@@ -375,7 +411,9 @@ impl Writer {
     }
 
     async fn send(&mut self, batch: &[Request]) -> Sent {
-        let Some(connection) = &mut self.connection else { return Sent::Lost(sqlx::Error::PoolClosed) };
+        let Some(connection) = &mut self.connection else {
+            return Sent::Lost(sqlx::Error::PoolClosed);
+        };
         match tokio::time::timeout(self.options.answer_within, call(connection, batch)).await {
             Ok(Ok(answers)) => Sent::Answered(answers),
             Ok(Err(error)) if is_lost_connection(&error) => Sent::Lost(error),
@@ -407,7 +445,11 @@ impl Writer {
 }
 
 fn unavailable(in_doubt: bool, error: &Arc<StoreError>) -> AppendError {
-    if in_doubt { AppendError::OutcomeUnknown } else { AppendError::Unavailable(Arc::clone(error)) }
+    if in_doubt {
+        AppendError::OutcomeUnknown
+    } else {
+        AppendError::Unavailable(Arc::clone(error))
+    }
 }
 
 /// What to do about a batch that the database rolled back.
@@ -421,7 +463,10 @@ enum Verdict {
 }
 
 fn verdict(error: &sqlx::Error) -> Verdict {
-    let code = error.as_database_error().and_then(|error| error.code()).unwrap_or_default();
+    let code = error
+        .as_database_error()
+        .and_then(|error| error.code())
+        .unwrap_or_default();
     match &*code {
         "40001" | "40P01" => Verdict::Repeat,
         // Lock not available, query cancelled, and the classes of resources and of the system.
@@ -455,56 +500,154 @@ async fn call(connection: &mut PgConnection, batch: &[Request]) -> Result<Vec<An
             Some(first)
         })
         .collect();
-    let streams: Vec<(usize, &PreparedStream)> =
-        numbered().flat_map(|(number, command)| command.streams.iter().map(move |stream| (number, stream))).collect();
-    let held: Vec<(usize, &PreparedHeld)> =
-        numbered().flat_map(|(number, command)| command.held.iter().map(move |held| (number, held))).collect();
-    let claims: Vec<_> =
-        numbered().flat_map(|(number, command)| command.claims.iter().map(move |step| (number, step))).collect();
-    let events: Vec<_> =
-        commands().flat_map(|command| command.events.iter().map(move |event| (command, event))).collect();
+    let streams: Vec<(usize, &PreparedStream)> = numbered()
+        .flat_map(|(number, command)| command.streams.iter().map(move |stream| (number, stream)))
+        .collect();
+    let held: Vec<(usize, &PreparedHeld)> = numbered()
+        .flat_map(|(number, command)| command.held.iter().map(move |held| (number, held)))
+        .collect();
+    let claims: Vec<_> = numbered()
+        .flat_map(|(number, command)| command.claims.iter().map(move |step| (number, step)))
+        .collect();
+    let events: Vec<_> = commands()
+        .flat_map(|command| command.events.iter().map(move |event| (command, event)))
+        .collect();
     let in_batch = |command: usize, event: usize| number(first_events[command - 1] + event);
     let idempotency = || commands().map(|command| command.idempotency.as_ref());
 
     let rows = sqlx::query(APPEND)
         .bind(commands().map(|command| command.command_id).collect::<Vec<_>>())
-        .bind(commands().map(|command| number(command.events.len())).collect::<Vec<_>>())
-        .bind(idempotency().map(|key| key.map(|key| key.principal.as_str())).collect::<Vec<_>>())
-        .bind(idempotency().map(|key| key.map(|key| key.key.as_str())).collect::<Vec<_>>())
-        .bind(idempotency().map(|key| key.map(|key| key.request_hash.0.as_slice())).collect::<Vec<_>>())
+        .bind(
+            commands()
+                .map(|command| number(command.events.len()))
+                .collect::<Vec<_>>(),
+        )
+        .bind(
+            idempotency()
+                .map(|key| key.map(|key| key.principal.as_str()))
+                .collect::<Vec<_>>(),
+        )
+        .bind(
+            idempotency()
+                .map(|key| key.map(|key| key.key.as_str()))
+                .collect::<Vec<_>>(),
+        )
+        .bind(
+            idempotency()
+                .map(|key| key.map(|key| key.request_hash.0.as_slice()))
+                .collect::<Vec<_>>(),
+        )
         .bind(streams.iter().map(|(command, _)| number(*command)).collect::<Vec<_>>())
-        .bind(streams.iter().map(|(_, stream)| stream.stream.aggregate_type).collect::<Vec<_>>())
+        .bind(
+            streams
+                .iter()
+                .map(|(_, stream)| stream.stream.aggregate_type)
+                .collect::<Vec<_>>(),
+        )
         .bind(streams.iter().map(|(_, stream)| stream.stream.id).collect::<Vec<_>>())
-        .bind(streams.iter().map(|(_, stream)| stream.expected.cast_signed()).collect::<Vec<_>>())
-        .bind(streams.iter().map(|(c, s)| s.events.map(|(first, _)| in_batch(*c, first))).collect::<Vec<_>>())
-        .bind(streams.iter().map(|(c, s)| s.events.map(|(_, last)| in_batch(*c, last))).collect::<Vec<_>>())
+        .bind(
+            streams
+                .iter()
+                .map(|(_, stream)| stream.expected.cast_signed())
+                .collect::<Vec<_>>(),
+        )
+        .bind(
+            streams
+                .iter()
+                .map(|(c, s)| s.events.map(|(first, _)| in_batch(*c, first)))
+                .collect::<Vec<_>>(),
+        )
+        .bind(
+            streams
+                .iter()
+                .map(|(c, s)| s.events.map(|(_, last)| in_batch(*c, last)))
+                .collect::<Vec<_>>(),
+        )
         .bind(held.iter().map(|(command, _)| number(*command)).collect::<Vec<_>>())
         .bind(held.iter().map(|(_, held)| held.scope.as_str()).collect::<Vec<_>>())
-        .bind(held.iter().map(|(_, held)| held.stored_key.as_slice()).collect::<Vec<_>>())
+        .bind(
+            held.iter()
+                .map(|(_, held)| held.stored_key.as_slice())
+                .collect::<Vec<_>>(),
+        )
         .bind(claims.iter().map(|(command, _)| number(*command)).collect::<Vec<_>>())
         .bind(claims.iter().map(|(_, step)| step.step.as_str()).collect::<Vec<_>>())
         .bind(claims.iter().map(|(_, step)| step.scope.as_str()).collect::<Vec<_>>())
         .bind(claims.iter().map(|(_, step)| step.key.as_slice()).collect::<Vec<_>>())
-        .bind(claims.iter().map(|(_, step)| step.owner.aggregate_type).collect::<Vec<_>>())
+        .bind(
+            claims
+                .iter()
+                .map(|(_, step)| step.owner.aggregate_type)
+                .collect::<Vec<_>>(),
+        )
         .bind(claims.iter().map(|(_, step)| step.owner.id).collect::<Vec<_>>())
-        .bind(claims.iter().map(|(command, step)| in_batch(*command, step.event)).collect::<Vec<_>>())
-        .bind(events.iter().map(|(_, event)| event.stream.aggregate_type).collect::<Vec<_>>())
-        .bind(events.iter().map(|(_, event)| event.aggregate_id.as_str()).collect::<Vec<_>>())
+        .bind(
+            claims
+                .iter()
+                .map(|(command, step)| in_batch(*command, step.event))
+                .collect::<Vec<_>>(),
+        )
+        .bind(
+            events
+                .iter()
+                .map(|(_, event)| event.stream.aggregate_type)
+                .collect::<Vec<_>>(),
+        )
+        .bind(
+            events
+                .iter()
+                .map(|(_, event)| event.aggregate_id.as_str())
+                .collect::<Vec<_>>(),
+        )
         .bind(events.iter().map(|(_, event)| event.sequence).collect::<Vec<_>>())
         .bind(events.iter().map(|(_, event)| event.event_type).collect::<Vec<_>>())
         .bind(events.iter().map(|(_, event)| event.event_version).collect::<Vec<_>>())
-        .bind(events.iter().map(|(_, event)| event.payload.as_str()).collect::<Vec<_>>())
-        .bind(events.iter().map(|(_, event)| event.metadata.as_str()).collect::<Vec<_>>())
+        .bind(
+            events
+                .iter()
+                .map(|(_, event)| event.payload.as_str())
+                .collect::<Vec<_>>(),
+        )
+        .bind(
+            events
+                .iter()
+                .map(|(_, event)| event.metadata.as_str())
+                .collect::<Vec<_>>(),
+        )
         .bind(events.iter().map(|(_, event)| event.event_id).collect::<Vec<_>>())
         .bind(events.iter().map(|(command, _)| command.command_id).collect::<Vec<_>>())
-        .bind(events.iter().map(|(command, _)| command.actor.as_str()).collect::<Vec<_>>())
-        .bind(events.iter().map(|(command, _)| command.correlation_id).collect::<Vec<_>>())
-        .bind(events.iter().map(|(command, _)| command.causation_id).collect::<Vec<_>>())
-        .bind(events.iter().map(|(_, event)| event.leaf_hash.0.as_slice()).collect::<Vec<_>>())
+        .bind(
+            events
+                .iter()
+                .map(|(command, _)| command.actor.as_str())
+                .collect::<Vec<_>>(),
+        )
+        .bind(
+            events
+                .iter()
+                .map(|(command, _)| command.correlation_id)
+                .collect::<Vec<_>>(),
+        )
+        .bind(
+            events
+                .iter()
+                .map(|(command, _)| command.causation_id)
+                .collect::<Vec<_>>(),
+        )
+        .bind(
+            events
+                .iter()
+                .map(|(_, event)| event.leaf_hash.0.as_slice())
+                .collect::<Vec<_>>(),
+        )
         .fetch_all(connection)
         .await?;
     if rows.len() != batch.len() {
-        return Err(sqlx::Error::Protocol(format!("{} answers to {} commands", rows.len(), batch.len())));
+        return Err(sqlx::Error::Protocol(format!(
+            "{} answers to {} commands",
+            rows.len(),
+            batch.len()
+        )));
     }
     rows.iter().map(|row| answer_of(row, &streams, &held)).collect()
 }
@@ -517,7 +660,10 @@ fn answer_of(
     let unexpected = |what: &str| sqlx::Error::Protocol(format!("log.append answered with an unknown {what}"));
     let item = || -> Result<usize, sqlx::Error> {
         let item: i32 = row.try_get("item")?;
-        usize::try_from(item).ok().and_then(|item| item.checked_sub(1)).ok_or_else(|| unexpected("item"))
+        usize::try_from(item)
+            .ok()
+            .and_then(|item| item.checked_sub(1))
+            .ok_or_else(|| unexpected("item"))
     };
     let outcome: &str = row.try_get("outcome")?;
     Ok(match outcome {
@@ -549,7 +695,10 @@ fn answer_of(
         }
         "missing" => {
             let (_, held) = held.get(item()?).ok_or_else(|| unexpected("claim"))?;
-            Err(AppendError::Missing { scope: held.scope, key: held.key.clone() })
+            Err(AppendError::Missing {
+                scope: held.scope,
+                key: held.key.clone(),
+            })
         }
         _ => return Err(unexpected("outcome")),
     })

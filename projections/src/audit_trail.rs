@@ -38,6 +38,10 @@ impl Projection for AuditTrail {
         &["audit_trail"]
     }
 
+    fn definition(&self) -> &'static str {
+        include_str!("../../migrations/view/0008_audit_trail.sql")
+    }
+
     fn apply<'a>(
         &'a self,
         connection: &'a mut PgConnection,
@@ -121,10 +125,10 @@ impl TryFrom<Stored> for AuditEntry {
     type Error = QueryError;
 
     fn try_from(row: Stored) -> Result<Self, QueryError> {
-        let actor = row
-            .actor
-            .parse()
-            .map_err(|_| QueryError::Unreadable { column: "audit_trail.actor", value: row.actor })?;
+        let actor = row.actor.parse().map_err(|_| QueryError::Unreadable {
+            column: "audit_trail.actor",
+            value: row.actor,
+        })?;
         Ok(Self {
             position: Position(row.position.cast_unsigned()),
             recorded_at: row.recorded_at.into(),
@@ -183,12 +187,10 @@ select position, recorded_at, event_id, actor, aggregate_type, stream_id, versio
 ///
 /// # Errors
 /// [`QueryError::Denied`] without `audit.read`, unless `filter.actor` is the caller.
-pub async fn query(
-    caller: &Caller,
-    database: &Database,
-    filter: &AuditFilter,
-) -> Result<Vec<AuditEntry>, QueryError> {
-    let about_self = caller.user_id().is_some_and(|user| filter.actor == Some(Actor::User(user)));
+pub async fn query(caller: &Caller, database: &Database, filter: &AuditFilter) -> Result<Vec<AuditEntry>, QueryError> {
+    let about_self = caller
+        .user_id()
+        .is_some_and(|user| filter.actor == Some(Actor::User(user)));
     if !about_self {
         caller.require(Permission::AuditRead)?;
     }
@@ -202,7 +204,11 @@ pub async fn query(
     let stored: Vec<Stored> = sqlx::query_as(QUERY)
         // Planned for the values at hand: a plan for any values could use none of the indexes.
         .persistent(false)
-        .bind(filter.after.map_or(0, |position| i64::try_from(position.0).unwrap_or(i64::MAX)))
+        .bind(
+            filter
+                .after
+                .map_or(0, |position| i64::try_from(position.0).unwrap_or(i64::MAX)),
+        )
         .bind(filter.actor.as_ref().map(ToString::to_string))
         .bind(of_stream.or(filter.aggregate_type.as_deref()))
         .bind(filter.stream.as_ref().map(|stream| stream.id))

@@ -113,7 +113,10 @@ pub async fn tree(
     let mut nodes: Vec<FlatNode> = Vec::new();
     for row in &rows {
         let content_id = ContentId::new(row.try_get(0)?);
-        if nodes.last().is_none_or(|node| node.content.content_data_id != content_id) {
+        if nodes
+            .last()
+            .is_none_or(|node| node.content.content_data_id != content_id)
+        {
             nodes.push(StoredNode::from_row(row)?.try_into()?);
         }
         let field: Option<Uuid> = row.try_get("field_id")?;
@@ -131,7 +134,9 @@ pub async fn tree(
 fn link(nodes: &mut [FlatNode]) {
     let mut first_children: HashMap<ContentId, ContentId> = HashMap::new();
     for at in 0..nodes.len() {
-        let Some(parent) = nodes[at].content.parent_id else { continue };
+        let Some(parent) = nodes[at].content.parent_id else {
+            continue;
+        };
         let id = nodes[at].content.content_data_id;
         if at > 0 && nodes[at - 1].content.parent_id == Some(parent) {
             nodes[at].content.prev_sibling_id = Some(nodes[at - 1].content.content_data_id);
@@ -178,7 +183,11 @@ impl TryFrom<StoredNode> for FlatNode {
             date_created: moment(row.date_created),
             date_modified: moment(row.date_modified),
         };
-        Ok(Self { content, datatype, fields: Vec::new() })
+        Ok(Self {
+            content,
+            datatype,
+            fields: Vec::new(),
+        })
     }
 }
 

@@ -118,6 +118,10 @@ impl Projection for Datatypes {
         &["datatypes", "datatype_fields"]
     }
 
+    fn definition(&self) -> &'static str {
+        include_str!("../../migrations/view/0004_datatypes.sql")
+    }
+
     fn apply<'a>(
         &'a self,
         connection: &'a mut PgConnection,
@@ -168,7 +172,11 @@ async fn fold(connection: &mut PgConnection, batch: &[Record]) -> Result<(), Pro
     if !state.datatypes_gone.is_empty() || !state.fields_gone.is_empty() {
         let datatypes: Vec<Uuid> = state.datatypes_gone.into_iter().collect();
         let fields: Vec<Uuid> = state.fields_gone.into_iter().collect();
-        sqlx::query(DETACH).bind(datatypes).bind(fields).execute(&mut *connection).await?;
+        sqlx::query(DETACH)
+            .bind(datatypes)
+            .bind(fields)
+            .execute(&mut *connection)
+            .await?;
     }
     state.datatypes.write(connection).await?;
     state.attachments.write(connection).await
@@ -199,7 +207,15 @@ impl Batch {
                 date_modified: date_modified.map(Into::into),
                 version,
             }),
-            DatatypeEvent::Changed { parent_id, label, kind, author_id, date_created, date_modified, at: _ } => {
+            DatatypeEvent::Changed {
+                parent_id,
+                label,
+                kind,
+                author_id,
+                date_created,
+                date_modified,
+                at: _,
+            } => {
                 let row = self.datatypes.change(datatype_id, record.position)?;
                 row.parent_id = parent_id.map(Into::into);
                 row.label.clone_from(label);
@@ -217,8 +233,18 @@ impl Batch {
                 }
                 self.attachments.remove_where(|row| row.datatype_id == datatype_id);
             }
-            DatatypeEvent::FieldAttached { datatype_field_id, field_id, sort_order, at: _ }
-            | DatatypeEvent::FieldAttachmentChanged { datatype_field_id, field_id, sort_order, at: _ } => {
+            DatatypeEvent::FieldAttached {
+                datatype_field_id,
+                field_id,
+                sort_order,
+                at: _,
+            }
+            | DatatypeEvent::FieldAttachmentChanged {
+                datatype_field_id,
+                field_id,
+                sort_order,
+                at: _,
+            } => {
                 let row = self.datatypes.change(datatype_id, record.position)?;
                 row.version = version;
                 self.attachments.put(StoredAttachment {
@@ -229,7 +255,10 @@ impl Batch {
                     sort_order: *sort_order,
                 });
             }
-            DatatypeEvent::FieldDetached { datatype_field_id, at: _ } => {
+            DatatypeEvent::FieldDetached {
+                datatype_field_id,
+                at: _,
+            } => {
                 self.datatypes.change(datatype_id, record.position)?.version = version;
                 self.attachments.remove((*datatype_field_id).into());
             }
@@ -354,7 +383,10 @@ select count(*)
 /// [`QueryError::Denied`] without `datatype.read`.
 pub async fn by_id(caller: &Caller, database: &Database, id: DatatypeId) -> Result<Option<DatatypeRow>, QueryError> {
     caller.require(Permission::DatatypeRead)?;
-    let stored: Option<Stored> = sqlx::query_as(BY_ID).bind(id.as_uuid()).fetch_optional(database.pool()).await?;
+    let stored: Option<Stored> = sqlx::query_as(BY_ID)
+        .bind(id.as_uuid())
+        .fetch_optional(database.pool())
+        .await?;
     stored.map(TryInto::try_into).transpose()
 }
 
@@ -376,7 +408,10 @@ pub async fn list(
         .bind(page.offset())
         .fetch_all(database.pool())
         .await?;
-    let total = sqlx::query_scalar(COUNT).bind(realm.as_str()).fetch_one(database.pool()).await?;
+    let total = sqlx::query_scalar(COUNT)
+        .bind(realm.as_str())
+        .fetch_one(database.pool())
+        .await?;
     Listed::read(stored, total)
 }
 
@@ -390,8 +425,10 @@ pub async fn field_by_id(
     id: DatatypeFieldId,
 ) -> Result<Option<DatatypeFieldRow>, QueryError> {
     caller.require(Permission::DatatypeRead)?;
-    let stored: Option<StoredAttachment> =
-        sqlx::query_as(FIELD_BY_ID).bind(id.as_uuid()).fetch_optional(database.pool()).await?;
+    let stored: Option<StoredAttachment> = sqlx::query_as(FIELD_BY_ID)
+        .bind(id.as_uuid())
+        .fetch_optional(database.pool())
+        .await?;
     stored.map(TryInto::try_into).transpose()
 }
 

@@ -2,8 +2,8 @@
 
 use annals_domain::Denied;
 use serde::de::DeserializeOwned;
-use serde::de::value::Error;
 use serde::de::IntoDeserializer;
+use serde::de::value::Error;
 
 /// Why a query gave no answer. That something is not there is an answer, never an error.
 #[derive(Debug, thiserror::Error)]

@@ -86,6 +86,10 @@ impl Projection for Fields {
         &["fields"]
     }
 
+    fn definition(&self) -> &'static str {
+        include_str!("../../migrations/view/0005_fields.sql")
+    }
+
     fn apply<'a>(
         &'a self,
         connection: &'a mut PgConnection,
@@ -257,7 +261,10 @@ select count(*)
 /// [`QueryError::Denied`] without `field.read`.
 pub async fn by_id(caller: &Caller, database: &Database, id: FieldId) -> Result<Option<FieldRow>, QueryError> {
     caller.require(Permission::FieldRead)?;
-    let stored: Option<Stored> = sqlx::query_as(BY_ID).bind(id.as_uuid()).fetch_optional(database.pool()).await?;
+    let stored: Option<Stored> = sqlx::query_as(BY_ID)
+        .bind(id.as_uuid())
+        .fetch_optional(database.pool())
+        .await?;
     stored.map(TryInto::try_into).transpose()
 }
 
@@ -279,6 +286,9 @@ pub async fn list(
         .bind(page.offset())
         .fetch_all(database.pool())
         .await?;
-    let total = sqlx::query_scalar(COUNT).bind(realm.as_str()).fetch_one(database.pool()).await?;
+    let total = sqlx::query_scalar(COUNT)
+        .bind(realm.as_str())
+        .fetch_one(database.pool())
+        .await?;
     Listed::read(stored, total)
 }

@@ -79,7 +79,11 @@ pub async fn events(
     }
     let selection = store.read_filtered(filter, after, page_size(limit)).await?;
     let head = store.head().await?;
-    Ok(Events { events: shown(caller, selection.records)?, next_after: selection.scanned_to.max(after), head })
+    Ok(Events {
+        events: shown(caller, selection.records)?,
+        next_after: selection.scanned_to.max(after),
+        head,
+    })
 }
 
 /// Events of one stream after a version; absent when there is no such stream.
@@ -161,13 +165,20 @@ pub async fn state(
             events.push(record.event);
         }
     }
-    let Some((version, position, recorded_at)) = last else { return Ok(None) };
+    let Some((version, position, recorded_at)) = last else {
+        return Ok(None);
+    };
     if matches!(until, Until::Version(wanted) if wanted != version) {
         return Ok(None);
     }
     let mut state = fold_state(stream.aggregate_type, events.into_iter())?;
     cover(caller, &mut state);
-    Ok(Some(StateThen { version, position, recorded_at, state }))
+    Ok(Some(StateThen {
+        version,
+        position,
+        recorded_at,
+        state,
+    }))
 }
 
 /// Whether the caller may see a stream.
@@ -213,7 +224,9 @@ fn shown(caller: &Caller, records: Vec<Record>) -> Result<Vec<ShownEvent>, Histo
 /// Puts the value in place of every mark of personal data, or covers it; covers secrets in any case.
 fn cover(caller: &Caller, json: &mut Value) {
     let sees_all = caller.can(Permission::PersonalRead);
-    reveal(json, &|subject| sees_all || subject.is_some_and(|subject| is_self(caller, subject)));
+    reveal(json, &|subject| {
+        sees_all || subject.is_some_and(|subject| is_self(caller, subject))
+    });
 }
 
 fn reveal(json: &mut Value, shows: &dyn Fn(Option<Uuid>) -> bool) {
@@ -222,9 +235,16 @@ fn reveal(json: &mut Value, shows: &dyn Fn(Option<Uuid>) -> bool) {
             if members.len() == 1
                 && let Some(content) = members.get_mut(PERSONAL_MEMBER)
             {
-                let subject = content.get("subject").and_then(Value::as_str).and_then(|text| text.parse().ok());
+                let subject = content
+                    .get("subject")
+                    .and_then(Value::as_str)
+                    .and_then(|text| text.parse().ok());
                 let value = content.get_mut("value").map_or(Value::Null, Value::take);
-                *json = if shows(subject) { value } else { Value::String(HIDDEN.to_owned()) };
+                *json = if shows(subject) {
+                    value
+                } else {
+                    Value::String(HIDDEN.to_owned())
+                };
                 return;
             }
             for (name, member) in members {
@@ -251,7 +271,11 @@ mod tests {
 
     fn user(number: u128, role: Role) -> Caller {
         let actor = Actor::User(UserId::new(Uuid::from_u128(number)));
-        Caller { actor, role: Some(role), ..Caller::anonymous(Uuid::nil()) }
+        Caller {
+            actor,
+            role: Some(role),
+            ..Caller::anonymous(Uuid::nil())
+        }
     }
 
     fn mark(number: u128, value: &str) -> Value {
@@ -282,9 +306,13 @@ mod tests {
 
     #[test]
     fn secrets_are_shown_to_nobody() {
-        let mut payload = json!({"password": mark(7, "$argon2id$"), "refresh_digest": "ab", "next": {"refresh_digest": null}});
+        let mut payload =
+            json!({"password": mark(7, "$argon2id$"), "refresh_digest": "ab", "next": {"refresh_digest": null}});
         cover(&user(7, Role::Administrator), &mut payload);
-        assert_eq!(payload, json!({"password": "[secret]", "refresh_digest": "[secret]", "next": {"refresh_digest": null}}));
+        assert_eq!(
+            payload,
+            json!({"password": "[secret]", "refresh_digest": "[secret]", "next": {"refresh_digest": null}})
+        );
     }
 
     #[test]

@@ -80,6 +80,10 @@ impl Projection for Organizations {
         &["organizations", "organization_members"]
     }
 
+    fn definition(&self) -> &'static str {
+        include_str!("../../migrations/view/0003_organizations.sql")
+    }
+
     fn apply<'a>(
         &'a self,
         connection: &'a mut PgConnection,
@@ -234,7 +238,10 @@ pub async fn of_user(caller: &Caller, database: &Database, user: UserId) -> Resu
     if caller.user_id() != Some(user) {
         caller.require(Permission::UserRead)?;
     }
-    let stored: Vec<StoredMembership> =
-        sqlx::query_as(OF_USER).bind(user.as_uuid()).bind(i64::from(MOST_ROWS)).fetch_all(database.pool()).await?;
+    let stored: Vec<StoredMembership> = sqlx::query_as(OF_USER)
+        .bind(user.as_uuid())
+        .bind(i64::from(MOST_ROWS))
+        .fetch_all(database.pool())
+        .await?;
     stored.into_iter().map(TryInto::try_into).collect()
 }

@@ -17,7 +17,10 @@ pub struct Page {
 
 impl Page {
     /// As much of the list as one answer may hold.
-    pub const WHOLE: Self = Self { limit: MOST_ROWS, offset: 0 };
+    pub const WHOLE: Self = Self {
+        limit: MOST_ROWS,
+        offset: 0,
+    };
 
     pub(crate) fn limit(self) -> i64 {
         i64::from(self.limit.min(MOST_ROWS))
@@ -41,6 +44,9 @@ impl<T> Listed<T> {
     /// What the database returned: stored rows to be read, and the whole count.
     pub(crate) fn read<S: TryInto<T, Error = QueryError>>(stored: Vec<S>, total: i64) -> Result<Self, QueryError> {
         let rows = stored.into_iter().map(TryInto::try_into).collect::<Result<_, _>>()?;
-        Ok(Self { rows, total: u64::try_from(total).unwrap_or(0) })
+        Ok(Self {
+            rows,
+            total: u64::try_from(total).unwrap_or(0),
+        })
     }
 }

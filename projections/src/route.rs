@@ -69,6 +69,10 @@ impl Projection for Routes {
         &["routes"]
     }
 
+    fn definition(&self) -> &'static str {
+        include_str!("../../migrations/view/0006_routes.sql")
+    }
+
     fn apply<'a>(
         &'a self,
         connection: &'a mut PgConnection,
@@ -82,10 +86,30 @@ async fn fold(connection: &mut PgConnection, batch: &[Record]) -> Result<(), Pro
     // Every fact about a route says all there is to say, so nothing has to be read.
     let mut rows = Rows::<Stored>::read(connection, Vec::new()).await?;
     for record in batch {
-        let AnyEvent::Route(event) = &record.event else { continue };
+        let AnyEvent::Route(event) = &record.event else {
+            continue;
+        };
         match event {
-            RouteEvent::Created { realm, slug, title, status, author_id, date_created, date_modified, at: _ }
-            | RouteEvent::Changed { realm, slug, title, status, author_id, date_created, date_modified, at: _ } => {
+            RouteEvent::Created {
+                realm,
+                slug,
+                title,
+                status,
+                author_id,
+                date_created,
+                date_modified,
+                at: _,
+            }
+            | RouteEvent::Changed {
+                realm,
+                slug,
+                title,
+                status,
+                author_id,
+                date_created,
+                date_modified,
+                at: _,
+            } => {
                 rows.put(Stored {
                     route_id: record.stream.id,
                     realm: realm.as_str().to_owned(),
@@ -177,7 +201,10 @@ select count(*)
 /// [`QueryError::Denied`] without `route.read`.
 pub async fn by_id(caller: &Caller, database: &Database, id: RouteId) -> Result<Option<RouteRow>, QueryError> {
     caller.require(Permission::RouteRead)?;
-    let stored: Option<Stored> = sqlx::query_as(BY_ID).bind(id.as_uuid()).fetch_optional(database.pool()).await?;
+    let stored: Option<Stored> = sqlx::query_as(BY_ID)
+        .bind(id.as_uuid())
+        .fetch_optional(database.pool())
+        .await?;
     stored.map(TryInto::try_into).transpose()
 }
 
@@ -195,8 +222,11 @@ pub async fn by_slug(
     if realm != Realm::Site {
         caller.require(Permission::RouteRead)?;
     }
-    let stored: Option<Stored> =
-        sqlx::query_as(BY_SLUG).bind(realm.as_str()).bind(slug.as_str()).fetch_optional(database.pool()).await?;
+    let stored: Option<Stored> = sqlx::query_as(BY_SLUG)
+        .bind(realm.as_str())
+        .bind(slug.as_str())
+        .fetch_optional(database.pool())
+        .await?;
     stored.map(TryInto::try_into).transpose()
 }
 
@@ -218,6 +248,9 @@ pub async fn list(
         .bind(page.offset())
         .fetch_all(database.pool())
         .await?;
-    let total = sqlx::query_scalar(COUNT).bind(realm.as_str()).fetch_one(database.pool()).await?;
+    let total = sqlx::query_scalar(COUNT)
+        .bind(realm.as_str())
+        .fetch_one(database.pool())
+        .await?;
     Listed::read(stored, total)
 }

@@ -48,13 +48,21 @@ impl<R: Row> Rows<R> {
             return Ok(Self { slots: BTreeMap::new() });
         }
         let rows: Vec<R> = sqlx::query_as(R::READ).bind(keys).fetch_all(connection).await?;
-        Ok(Self { slots: rows.into_iter().map(|row| (row.key(), Slot::Read(row))).collect() })
+        Ok(Self {
+            slots: rows.into_iter().map(|row| (row.key(), Slot::Read(row))).collect(),
+        })
     }
 
     /// The row to change, for a fact about something that must be there.
     pub(crate) fn change(&mut self, key: Uuid, position: Position) -> Result<&mut R, ProjectionError> {
-        let absent = ProjectionError::Absent { table: R::TABLE, key, position };
-        let Some(slot) = self.slots.get_mut(&key) else { return Err(absent) };
+        let absent = ProjectionError::Absent {
+            table: R::TABLE,
+            key,
+            position,
+        };
+        let Some(slot) = self.slots.get_mut(&key) else {
+            return Err(absent);
+        };
         *slot = match std::mem::replace(slot, Slot::Removed) {
             Slot::Read(row) | Slot::Changed(row) => Slot::Changed(row),
             Slot::Removed => Slot::Removed,
@@ -132,7 +140,10 @@ pub(crate) async fn write_rows<R: Serialize>(
         let row = serde_json::to_string(row)?;
         if !array.is_empty() && array.len() + row.len() > STATEMENT_BYTES {
             array.push(']');
-            sqlx::query(statement).bind(std::mem::take(&mut array)).execute(&mut *connection).await?;
+            sqlx::query(statement)
+                .bind(std::mem::take(&mut array))
+                .execute(&mut *connection)
+                .await?;
         }
         array.push(if array.is_empty() { '[' } else { ',' });
         array.push_str(&row);

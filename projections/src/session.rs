@@ -90,6 +90,10 @@ impl Projection for Sessions {
         &["sessions"]
     }
 
+    fn definition(&self) -> &'static str {
+        include_str!("../../migrations/view/0002_sessions.sql")
+    }
+
     fn apply<'a>(
         &'a self,
         connection: &'a mut PgConnection,
@@ -111,7 +115,14 @@ async fn fold(connection: &mut PgConnection, batch: &[Record]) -> Result<(), Pro
     for (record, event) in facts() {
         let version = record.version.cast_signed();
         match event {
-            SessionEvent::Started { user_id, refresh_digest: _, device, address, expires_at, at } => {
+            SessionEvent::Started {
+                user_id,
+                refresh_digest: _,
+                device,
+                address,
+                expires_at,
+                at,
+            } => {
                 let device = device.get();
                 rows.put(Stored {
                     session_id: record.stream.id,
@@ -131,7 +142,12 @@ async fn fold(connection: &mut PgConnection, batch: &[Record]) -> Result<(), Pro
                     version,
                 });
             }
-            SessionEvent::Refreshed { refresh_digest: _, expires_at, address, at } => {
+            SessionEvent::Refreshed {
+                refresh_digest: _,
+                expires_at,
+                address,
+                at,
+            } => {
                 let row = rows.change(record.stream.id, record.position)?;
                 // A refresh without an address says nothing about where the session is; an erased one says it is erased.
                 if address.is_some() {
@@ -205,7 +221,12 @@ impl SessionRow {
             session_id: row.session_id.into(),
             user_id: row.user_id.into(),
             status,
-            device: Device { id: row.device_id, name: row.device_name, kind, user_agent: row.user_agent },
+            device: Device {
+                id: row.device_id,
+                name: row.device_name,
+                kind,
+                user_agent: row.user_agent,
+            },
             address: row.address,
             created_at: row.created_at.into(),
             last_used_at: row.last_used_at.into(),
@@ -273,7 +294,10 @@ pub async fn by_id(
     if !sees_all {
         caller.require_user()?;
     }
-    let stored: Option<Stored> = sqlx::query_as(BY_ID).bind(id.as_uuid()).fetch_optional(database.pool()).await?;
+    let stored: Option<Stored> = sqlx::query_as(BY_ID)
+        .bind(id.as_uuid())
+        .fetch_optional(database.pool())
+        .await?;
     stored
         .filter(|row| sees_all || caller.user_id() == Some(row.user_id.into()))
         .map(|row| SessionRow::read(row, at))

@@ -73,6 +73,10 @@ impl Projection for Users {
         &["users"]
     }
 
+    fn definition(&self) -> &'static str {
+        include_str!("../../migrations/view/0001_users.sql")
+    }
+
     fn apply<'a>(
         &'a self,
         connection: &'a mut PgConnection,
@@ -94,7 +98,13 @@ async fn fold(connection: &mut PgConnection, batch: &[Record]) -> Result<(), Pro
     for (record, event) in facts() {
         let version = record.version.cast_signed();
         match event {
-            UserEvent::Registered { email, username, name, role, at } => rows.put(Stored {
+            UserEvent::Registered {
+                email,
+                username,
+                name,
+                role,
+                at,
+            } => rows.put(Stored {
                 user_id: record.stream.id,
                 email: email.get().map(ToString::to_string),
                 username: username.get().map(ToString::to_string),
@@ -207,7 +217,10 @@ pub async fn by_ids(caller: &Caller, database: &Database, ids: &[UserId]) -> Res
 }
 
 async fn read(database: &Database, ids: Vec<Uuid>) -> Result<Vec<UserRow>, QueryError> {
-    let stored: Vec<Stored> =
-        sqlx::query_as(BY_IDS).bind(ids).bind(i64::from(MOST_ROWS)).fetch_all(database.pool()).await?;
+    let stored: Vec<Stored> = sqlx::query_as(BY_IDS)
+        .bind(ids)
+        .bind(i64::from(MOST_ROWS))
+        .fetch_all(database.pool())
+        .await?;
     stored.into_iter().map(TryInto::try_into).collect()
 }

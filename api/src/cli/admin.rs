@@ -3,9 +3,9 @@
 use std::io::{self, BufRead, IsTerminal};
 use std::sync::Arc;
 
+use annals_commands::CommandError;
 use annals_commands::{Commands, SystemClock};
 use annals_domain::{Caller, ClaimScope, EmailAddress, Username};
-use annals_commands::CommandError;
 use anyhow::{Context, bail};
 use clap::{Args, Subcommand};
 use console::Term;
@@ -85,7 +85,10 @@ impl Create {
     fn password(&self, config: &Config) -> anyhow::Result<SecretString> {
         if self.password_stdin {
             let mut line = String::new();
-            io::stdin().lock().read_line(&mut line).context("reading the password")?;
+            io::stdin()
+                .lock()
+                .read_line(&mut line)
+                .context("reading the password")?;
             return Ok(line.trim_end_matches(['\r', '\n']).to_owned().into());
         }
         let is_configured = self.email.is_none() || self.email == config.admin_email;
@@ -132,7 +135,11 @@ impl Create {
             "position": position,
         });
         output.result(&result, |out| {
-            writeln!(out, "created administrator {} as user {user_id}, at position {position}", email.as_str())
+            writeln!(
+                out,
+                "created administrator {} as user {user_id}, at position {position}",
+                email.as_str()
+            )
         })?;
         Ok(Answer::Good)
     }

@@ -40,16 +40,30 @@ impl Export {
 
     async fn export(&self, workplace: &Workplace, output: &mut Output) -> anyhow::Result<Answer> {
         // The end is fixed at the start, so that an export beside a busy server ends.
-        let head = position::head(workplace.database().pool()).await.context("looking for the end of the log")?;
+        let head = position::head(workplace.database().pool())
+            .await
+            .context("looking for the end of the log")?;
         if self.output.as_os_str() == "-" {
             // As a file of its own, past the line buffering of the standard library.
             let stdout = File::from(io::stdout().as_fd().try_clone_to_owned()?);
-            write(workplace, &head, &mut tokio::fs::File::from_std(stdout), output.is_json()).await?;
+            write(
+                workplace,
+                &head,
+                &mut tokio::fs::File::from_std(stdout),
+                output.is_json(),
+            )
+            .await?;
         } else {
             to_file(workplace, &head, &self.output, output.is_json()).await?;
             let result = json!({ "file": self.output, "events": head.position, "entry_hash": head.entry_hash });
             output.result(&result, |out| {
-                writeln!(out, "{} events, up to {}, in {}", head.position, head.entry_hash, self.output.display())
+                writeln!(
+                    out,
+                    "{} events, up to {}, in {}",
+                    head.position,
+                    head.entry_hash,
+                    self.output.display()
+                )
             })?;
         }
         Ok(Answer::Good)
@@ -58,7 +72,10 @@ impl Export {
 
 /// Beside the target first, so that the rename stays within one file system.
 async fn to_file(workplace: &Workplace, head: &Head, target: &Path, quiet: bool) -> anyhow::Result<()> {
-    let folder = target.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."));
+    let folder = target
+        .parent()
+        .filter(|folder| !folder.as_os_str().is_empty())
+        .unwrap_or_else(|| Path::new("."));
     let failed = || format!("writing {}", target.display());
     let draft = NamedTempFile::with_prefix_in(".annals-export-", folder).with_context(failed)?;
     let mut file = tokio::fs::File::from_std(draft.reopen().with_context(failed)?);
@@ -76,6 +93,9 @@ async fn write(
 ) -> anyhow::Result<()> {
     let progress = Progress::start("export", "events", quiet);
     let total = head.position.0;
-    export(workplace.database(), Position::START, head.position, out, |last| progress.advance(last.0, total)).await?;
+    export(workplace.database(), Position::START, head.position, out, |last| {
+        progress.advance(last.0, total)
+    })
+    .await?;
     Ok(())
 }

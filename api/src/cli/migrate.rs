@@ -30,9 +30,16 @@ async fn migrate(workplace: &Workplace, output: &mut Output) -> anyhow::Result<A
     });
     output.result(&result, |out| {
         writeln!(out, "database  {}", workplace.server())?;
-        writeln!(out, "applied   {} of schema log, {} of schema view", migrated.log, migrated.view)?;
+        writeln!(
+            out,
+            "applied   {} of schema log, {} of schema view",
+            migrated.log, migrated.view
+        )?;
         if !migrated.application_role {
-            writeln!(out, "role      annals_app may not be used here; triggers alone protect the log")?;
+            writeln!(
+                out,
+                "role      annals_app may not be used here; triggers alone protect the log"
+            )?;
         }
         Ok(())
     })?;

@@ -172,9 +172,15 @@ impl Global {
 /// their results on the same terminal.
 fn start_logging(config: &Config, server: bool) -> anyhow::Result<()> {
     let chosen = server || std::env::var_os("ANNALS_LOG").is_some();
+    // Put first, so that what is asked for takes precedence. The driver repeats PostgreSQL's notices at every start,
+    // and warns of connections that a stopped database has closed, which is how a command ends.
+    let quiet = "sqlx::postgres::notice=warn,sqlx_core::pool=error";
     let directives = if chosen { config.log.as_str() } else { "warn" };
-    let filter = EnvFilter::try_new(directives).map_err(|error| ConfigError::Invalid(format!("log: {error}")))?;
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
+    let filter = EnvFilter::try_new(format!("{quiet},{directives}"))
+        .map_err(|error| ConfigError::Invalid(format!("log: {error}")))?;
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr);
     // A second start in one process, as tests do, keeps the first subscriber.
     let _ = match config.log_format {
         LogFormat::Text => builder.with_ansi(io::IsTerminal::is_terminal(&io::stderr())).try_init(),
@@ -193,7 +199,10 @@ struct Refusal {
 
 impl Refusal {
     fn new(code: &'static str, message: impl Into<String>) -> Self {
-        Self { code, message: message.into() }
+        Self {
+            code,
+            message: message.into(),
+        }
     }
 }
 
@@ -232,7 +241,15 @@ mod tests {
 
     #[test]
     fn a_password_cannot_be_an_argument() {
-        let arguments = ["annals", "admin", "create", "--email", "a@example.com", "--password", "secret"];
+        let arguments = [
+            "annals",
+            "admin",
+            "create",
+            "--email",
+            "a@example.com",
+            "--password",
+            "secret",
+        ];
         assert!(Cli::try_parse_from(arguments).is_err());
     }
 

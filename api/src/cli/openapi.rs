@@ -19,7 +19,9 @@ pub(super) struct Openapi {
 
 impl Openapi {
     pub(super) fn run(&self, output: &mut Output) -> anyhow::Result<Answer> {
-        let mut text = crate::openapi::document().to_pretty_json().context("writing OpenAPI as JSON")?;
+        let mut text = crate::openapi::document()
+            .to_pretty_json()
+            .context("writing OpenAPI as JSON")?;
         text.push('\n');
         match &self.output {
             Some(file) => fs::write(file, text).with_context(|| format!("writing {}", file.display()))?,

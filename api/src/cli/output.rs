@@ -17,7 +17,10 @@ pub(super) struct Output {
 impl Output {
     /// Standard output; `json` decides which of its two forms [`Output::result`] takes.
     pub(super) fn stdout(json: bool) -> Self {
-        Self { writer: Box::new(io::stdout()), json }
+        Self {
+            writer: Box::new(io::stdout()),
+            json,
+        }
     }
 
     /// Whether results are JSON.
@@ -58,7 +61,13 @@ pub(super) fn note(text: impl Display) {
 pub(super) fn table(writer: &mut dyn Write, rows: &[Vec<String>]) -> io::Result<()> {
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
     let widths: Vec<usize> = (0..columns)
-        .map(|column| rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max().unwrap_or(0))
+        .map(|column| {
+            rows.iter()
+                .filter_map(|row| row.get(column))
+                .map(|cell| cell.chars().count())
+                .max()
+                .unwrap_or(0)
+        })
         .collect();
     for row in rows {
         let mut line = String::new();

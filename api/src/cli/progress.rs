@@ -22,7 +22,11 @@ pub(super) struct Progress {
 enum Shown {
     Nothing,
     Bar(ProgressBar),
-    Lines { subject: String, unit: &'static str, last: Mutex<Instant> },
+    Lines {
+        subject: String,
+        unit: &'static str,
+        last: Mutex<Instant>,
+    },
 }
 
 impl Progress {
@@ -39,7 +43,11 @@ impl Progress {
             bar.set_message(unit);
             Shown::Bar(bar)
         } else {
-            Shown::Lines { subject: subject.to_owned(), unit, last: Mutex::new(Instant::now()) }
+            Shown::Lines {
+                subject: subject.to_owned(),
+                unit,
+                last: Mutex::new(Instant::now()),
+            }
         };
         Self { shown }
     }

@@ -33,7 +33,11 @@ pub(super) struct Rebuild {
 }
 
 fn names() -> PossibleValuesParser {
-    annals_projections::read_models().iter().map(|projection| projection.name()).collect::<Vec<_>>().into()
+    annals_projections::read_models()
+        .iter()
+        .map(|projection| projection.name())
+        .collect::<Vec<_>>()
+        .into()
 }
 
 impl Rebuild {
@@ -66,7 +70,10 @@ impl Rebuild {
         projection: &dyn Projection,
         quiet: bool,
     ) -> anyhow::Result<RebuildReport> {
-        let options = RebuildOptions { verify: self.verify, dry: false };
+        let options = RebuildOptions {
+            verify: self.verify,
+            dry: false,
+        };
         let shown = Progress::start(projection.name(), "events", quiet);
         annals_projections::rebuild(caller, store, projection, options, |now| {
             if now.phase == Phase::Folding {
@@ -94,7 +101,10 @@ impl Rebuild {
         } else {
             let differences = report.tables.iter().filter_map(|table| {
                 let live = table.live.as_ref().filter(|_| !table.is_equal())?;
-                Some(format!("{}: {} rows only live, {} only rebuilt", table.table, live.only_live, live.only_rebuilt))
+                Some(format!(
+                    "{}: {} rows only live, {} only rebuilt",
+                    table.table, live.only_live, live.only_rebuilt
+                ))
             });
             format!(", DIFFERENT ({})", differences.collect::<Vec<_>>().join("; "))
         };

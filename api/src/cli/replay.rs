@@ -46,10 +46,16 @@ impl Replay {
             return Err(Refusal::new("stream.not_found", format!("no events of {} up to there", self.stream)).into());
         };
         let (version, position) = (last.version, last.position);
-        let events = records.iter().map(|record| self.event(record)).collect::<anyhow::Result<Vec<_>>>()?;
+        let events = records
+            .iter()
+            .map(|record| self.event(record))
+            .collect::<anyhow::Result<Vec<_>>>()?;
         let rows = rows(&records);
-        let mut state = fold_state(self.stream.aggregate_type, records.into_iter().map(|record| record.event))
-            .context("folding the events")?;
+        let mut state = fold_state(
+            self.stream.aggregate_type,
+            records.into_iter().map(|record| record.event),
+        )
+        .context("folding the events")?;
         personal::reveal(&mut state, self.personal);
 
         let result = json!({
@@ -72,7 +78,10 @@ impl Replay {
         let mut records: Vec<Record> = Vec::new();
         loop {
             let after = records.last().map_or(0, |record| record.version);
-            let batch = store.read_stream(&self.stream, after, BATCH).await.context("reading the stream")?;
+            let batch = store
+                .read_stream(&self.stream, after, BATCH)
+                .await
+                .context("reading the stream")?;
             let complete = batch.len() < BATCH;
             for record in batch {
                 // Versions and times both grow along a stream, so the first one beyond the bound ends it.
@@ -107,7 +116,9 @@ impl Replay {
 }
 
 fn rows(records: &[Record]) -> Vec<Vec<String>> {
-    let heading = ["version", "position", "recorded at", "event", "actor"].map(str::to_owned).to_vec();
+    let heading = ["version", "position", "recorded at", "event", "actor"]
+        .map(str::to_owned)
+        .to_vec();
     let events = records.iter().map(|record| {
         vec![
             record.version.to_string(),

@@ -12,8 +12,8 @@ use tokio::signal::unix::{SignalKind, signal};
 use crate::app::App;
 use crate::config::Config;
 
-use super::output::{Output, note};
 use super::Answer;
+use super::output::{Output, note};
 
 /// Exit code after a second signal, as the shell reports a death by SIGINT.
 const INTERRUPTED: i32 = 130;
@@ -74,18 +74,35 @@ fn greet(address: SocketAddr, app: &App, output: &mut Output) -> std::io::Result
     });
     let administrator = match &config.admin_email {
         Some(email) => format!("{email}, by ANNALS_ADMIN_EMAIL and ANNALS_ADMIN_PASSWORD"),
-        None => format!("create one with: {} admin create --email you@example.com", program(config)),
+        None => format!(
+            "create one with: {} admin create --email you@example.com",
+            program(config)
+        ),
     };
     output.result(&result, |out| {
         writeln!(out, "Annals {} is listening on {url}\n", env!("CARGO_PKG_VERSION"))?;
         writeln!(out, "  database       {database}")?;
-        writeln!(out, "  keys           {}; back them up, apart from the database", shown(&config.keys_dir()))?;
+        writeln!(
+            out,
+            "  keys           {}; back them up, apart from the database",
+            shown(&config.keys_dir())
+        )?;
         writeln!(out, "  administrator  {administrator}\n")?;
         writeln!(out, "First steps:\n")?;
         writeln!(out, "  curl {url}/health/ready")?;
-        writeln!(out, "  curl {url}/api/v1/auth/register -H 'Content-Type: application/json' \\")?;
-        writeln!(out, "    -d '{{\"email\":\"you@example.com\",\"password\":\"at least 8 characters\",\"name\":\"You\"}}'\n")?;
-        writeln!(out, "README.md has the whole tour; {} openapi describes every route.", program_path())
+        writeln!(
+            out,
+            "  curl {url}/api/v1/auth/register -H 'Content-Type: application/json' \\"
+        )?;
+        writeln!(
+            out,
+            "    -d '{{\"email\":\"you@example.com\",\"password\":\"at least 8 characters\",\"name\":\"You\"}}'\n"
+        )?;
+        writeln!(
+            out,
+            "README.md has the whole tour; {} openapi describes every route.",
+            program_path()
+        )
     })
 }
 
@@ -98,7 +115,9 @@ fn program(config: &Config) -> String {
 }
 
 fn program_path() -> String {
-    std::env::args_os().next().map_or_else(|| "annals".to_owned(), |path| path.to_string_lossy().into_owned())
+    std::env::args_os()
+        .next()
+        .map_or_else(|| "annals".to_owned(), |path| path.to_string_lossy().into_owned())
 }
 
 fn shown(path: &Path) -> String {

@@ -35,7 +35,9 @@ async fn status(workplace: &Workplace, store: &EventStore, output: &mut Output) 
         writeln!(out, "head      {}\n", describe(&head))?;
         table(out, &rows(&projections))
     })?;
-    let failing = projections.iter().any(|projection| projection.state == ProjectionState::Failing);
+    let failing = projections
+        .iter()
+        .any(|projection| projection.state == ProjectionState::Failing);
     Ok(if failing { Answer::No } else { Answer::Good })
 }
 
@@ -47,7 +49,17 @@ fn describe(head: &Head) -> String {
 }
 
 fn rows(projections: &[ProjectionStatus]) -> Vec<Vec<String>> {
-    let heading = ["projection", "version", "position", "lag", "state", "led by", "last error"].map(str::to_owned).to_vec();
+    let heading = [
+        "projection",
+        "version",
+        "position",
+        "lag",
+        "state",
+        "led by",
+        "last error",
+    ]
+    .map(str::to_owned)
+    .to_vec();
     let rows = projections.iter().map(|projection| {
         vec![
             projection.name.to_owned(),

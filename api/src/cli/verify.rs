@@ -26,7 +26,9 @@ impl Verify {
 
 async fn verify(store: &EventStore, output: &mut Output) -> anyhow::Result<Answer> {
     let progress = Progress::start("verify", "events", output.is_json());
-    let verified = store.verify(Position(1), |now| progress.advance(now.position.0, now.head.0)).await;
+    let verified = store
+        .verify(Position(1), |now| progress.advance(now.position.0, now.head.0))
+        .await;
     drop(progress);
     match verified {
         Ok(report) => {
@@ -54,11 +56,19 @@ fn tell_report(report: &VerifyReport, output: &mut Output) -> anyhow::Result<()>
         "claims_not_computable": report.claims_not_computable,
     });
     output.result(&result, |out| {
-        writeln!(out, "events   {} in order, unchanged, chained to {}", report.events, head.entry_hash)?;
+        writeln!(
+            out,
+            "events   {} in order, unchanged, chained to {}",
+            report.events, head.entry_hash
+        )?;
         writeln!(out, "streams  {} at the versions of their events", report.streams)?;
         writeln!(out, "claims   {} as the events make them", report.claims)?;
         if report.claims_not_computable > 0 {
-            writeln!(out, "         {} of erased subjects cannot be computed any more", report.claims_not_computable)?;
+            writeln!(
+                out,
+                "         {} of erased subjects cannot be computed any more",
+                report.claims_not_computable
+            )?;
         }
         writeln!(out, "the log is sound")
     })?;
@@ -69,7 +79,9 @@ fn tell_fault(fault: &VerifyFault, output: &mut Output) -> anyhow::Result<()> {
     let message = with_causes(fault);
     let mut described = place(fault);
     described["message"] = json!(message);
-    output.result(&json!({ "ok": false, "fault": described }), |out| writeln!(out, "FAULT: {message}"))?;
+    output.result(&json!({ "ok": false, "fault": described }), |out| {
+        writeln!(out, "FAULT: {message}")
+    })?;
     Ok(())
 }
 
@@ -99,9 +111,7 @@ fn place(fault: &VerifyFault) -> Value {
 fn is_no_finding(error: &StoreError) -> bool {
     match error {
         StoreError::Database(_) | StoreError::Closed | StoreError::KeysLost => true,
-        StoreError::Vault(error) => {
-            !matches!(error, VaultError::MalformedMark(_) | VaultError::DoesNotOpen(_))
-        }
+        StoreError::Vault(error) => !matches!(error, VaultError::MalformedMark(_) | VaultError::DoesNotOpen(_)),
         StoreError::Decode { .. } | StoreError::Damaged { .. } => false,
     }
 }

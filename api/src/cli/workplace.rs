@@ -51,7 +51,9 @@ impl Workplace {
             return Ok(workplace);
         }
         let address = workplace.database.address().to_owned();
-        workplace.close(Err(no_data(&format!("the database at {address} has no log")))).await
+        workplace
+            .close(Err(no_data(&format!("the database at {address} has no log"))))
+            .await
     }
 
     /// Opens the database, and makes the embedded one where it does not exist.
@@ -65,7 +67,9 @@ impl Workplace {
             application_name: "annals command".to_owned(),
             ..DatabaseOptions::default()
         };
-        let database = Database::open(crate::app::database_source(config), options).await.context("opening the database")?;
+        let database = Database::open(crate::app::database_source(config), options)
+            .await
+            .context("opening the database")?;
         Ok(Self { database })
     }
 
@@ -76,8 +80,14 @@ impl Workplace {
     /// The server in few words, for a result.
     pub(super) fn server(&self) -> String {
         match self.database.kind() {
-            DatabaseKind::Embedded { folder, version, .. } => format!("embedded PostgreSQL {version} in {}", folder.display()),
-            DatabaseKind::External { address, database, version } => {
+            DatabaseKind::Embedded { folder, version, .. } => {
+                format!("embedded PostgreSQL {version} in {}", folder.display())
+            }
+            DatabaseKind::External {
+                address,
+                database,
+                version,
+            } => {
                 format!("PostgreSQL {version} at {address}, database {database}")
             }
         }

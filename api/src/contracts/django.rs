@@ -197,7 +197,7 @@ async fn data(app: &AppState, view: View, parts: Parts, body: Body) -> Result<Ma
     let media_type = media_type.unwrap_or_default();
     let essence = media_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
     match essence.as_str() {
-        "application/json" => json_data(app, view, &bytes),
+        "application/json" => json_data(app, view, &bytes).map_err(|refusal| *refusal),
         "application/x-www-form-urlencoded" => form_data(view, parts, bytes).await,
         "multipart/form-data" => multipart_data(view, parts, bytes).await,
         _ => {
@@ -207,8 +207,8 @@ async fn data(app: &AppState, view: View, parts: Parts, body: Body) -> Result<Ma
     }
 }
 
-fn json_data(app: &AppState, view: View, bytes: &Bytes) -> Result<Map<String, Value>, Response> {
-    let malformed = |what: &str| view.refuse(StatusCode::BAD_REQUEST, &format!("JSON parse error - {what}"));
+fn json_data(app: &AppState, view: View, bytes: &Bytes) -> Result<Map<String, Value>, Box<Response>> {
+    let malformed = |what: &str| Box::new(view.refuse(StatusCode::BAD_REQUEST, &format!("JSON parse error - {what}")));
     check_json_text(bytes, app.config().server.max_json_depth).map_err(|problem| malformed(problem.message()))?;
     let value: Value = serde_json::from_slice(bytes).map_err(|error| malformed(&error.to_string()))?;
     match value {
@@ -223,7 +223,7 @@ fn json_data(app: &AppState, view: View, bytes: &Bytes) -> Result<Map<String, Va
                 _ => "int",
             };
             let detail = format!("Invalid data. Expected a dictionary, but got {kind}.");
-            Err(view.refuse(StatusCode::BAD_REQUEST, &detail))
+            Err(Box::new(view.refuse(StatusCode::BAD_REQUEST, &detail)))
         }
     }
 }
@@ -267,13 +267,13 @@ fn is_falsy(value: Option<&Value>) -> bool {
 }
 
 /// The refusal for keys that are not there, in the order asked for.
-fn missing(view: View, data: &Map<String, Value>, required: &[&str]) -> Result<(), Response> {
+fn missing(view: View, data: &Map<String, Value>, required: &[&str]) -> Option<Response> {
     let missing: Vec<&str> = required.iter().copied().filter(|key| !data.contains_key(*key)).collect();
     if missing.is_empty() {
-        return Ok(());
+        return None;
     }
     let body = json!({ "message": "There is a Missing Field ...", "missing_fields": missing });
-    Err(view.answer(StatusCode::BAD_REQUEST, body))
+    Some(view.answer(StatusCode::BAD_REQUEST, body))
 }
 
 /// An account as this contract shows it.
@@ -343,7 +343,9 @@ async fn registered(app: &AppState, parts: &mut Parts, body: Body) -> Result<Res
     let view = REGISTER;
     let entered = view.enter(app, parts).await?;
     let data = data(app, view, parts.clone(), body).await?;
-    missing(view, &data, &["username", "email", "password", "password_confirm"])?;
+    if let Some(refusal) = missing(view, &data, &["username", "email", "password", "password_confirm"]) {
+        return Err(refusal);
+    }
     if data["password"] != data["password_confirm"] {
         return Err(view.refuse(StatusCode::BAD_REQUEST, "Passwords do not match"));
     }
@@ -434,7 +436,9 @@ async fn signed_in(app: &AppState, parts: &mut Parts, body: Body) -> Result<Resp
     let view = SIGN_IN;
     let entered = view.enter(app, parts).await?;
     let data = data(app, view, parts.clone(), body).await?;
-    missing(view, &data, &["first_credential", "password"])?;
+    if let Some(refusal) = missing(view, &data, &["first_credential", "password"]) {
+        return Err(refusal);
+    }
     let refuse = |detail: &str| view.refuse(StatusCode::BAD_REQUEST, detail);
     let credential = match &data["first_credential"] {
         Value::String(text) => text.trim().to_lowercase(),

@@ -101,7 +101,9 @@ pub enum PasswordSettingsError {
     #[error("unusable argon2 parameters: {0}")]
     Cost(argon2::Error),
     /// More than would be accepted of a stored hash, so that nobody could sign in.
-    #[error("argon2 parameters above {MAX_STORED_MEMORY_KIB} KiB, {MAX_STORED_ITERATIONS} passes or {MAX_STORED_LANES} lanes")]
+    #[error(
+        "argon2 parameters above {MAX_STORED_MEMORY_KIB} KiB, {MAX_STORED_ITERATIONS} passes or {MAX_STORED_LANES} lanes"
+    )]
     TooCostly,
     /// No thread, or no place in the queue.
     #[error("the password pool needs a thread and a place in its queue")]
@@ -122,7 +124,9 @@ pub struct PasswordPool {
 
 impl fmt::Debug for PasswordPool {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("PasswordPool").field("hashes", &self.hashes()).finish_non_exhaustive()
+        f.debug_struct("PasswordPool")
+            .field("hashes", &self.hashes())
+            .finish_non_exhaustive()
     }
 }
 
@@ -132,8 +136,13 @@ impl PasswordPool {
     /// # Errors
     /// [`PasswordSettingsError`] when the settings are unusable or the system refuses threads.
     pub fn start(settings: &PasswordSettings) -> Result<Self, PasswordSettingsError> {
-        let params = Params::new(settings.memory_kib, settings.iterations, settings.lanes, Some(OUTPUT_BYTES))
-            .map_err(PasswordSettingsError::Cost)?;
+        let params = Params::new(
+            settings.memory_kib,
+            settings.iterations,
+            settings.lanes,
+            Some(OUTPUT_BYTES),
+        )
+        .map_err(PasswordSettingsError::Cost)?;
         if !acceptable(&params) {
             return Err(PasswordSettingsError::TooCostly);
         }
@@ -141,7 +150,11 @@ impl PasswordPool {
             return Err(PasswordSettingsError::Empty);
         }
         let no_random = |error: getrandom::Error| PasswordSettingsError::Start(error.to_string());
-        let mut dummy = Stored { params: params.clone(), salt: vec![0; SALT_BYTES], output: vec![0; OUTPUT_BYTES] };
+        let mut dummy = Stored {
+            params: params.clone(),
+            salt: vec![0; SALT_BYTES],
+            output: vec![0; OUTPUT_BYTES],
+        };
         getrandom::fill(&mut dummy.salt).map_err(no_random)?;
         getrandom::fill(&mut dummy.output).map_err(no_random)?;
 
@@ -155,7 +168,11 @@ impl PasswordPool {
                 .spawn(move || Worker::new(params, hashes).run(&queue))
                 .map_err(|error| PasswordSettingsError::Start(error.to_string()))?;
         }
-        Ok(Self { jobs, hashes, dummy: Arc::new(dummy) })
+        Ok(Self {
+            jobs,
+            hashes,
+            dummy: Arc::new(dummy),
+        })
     }
 
     /// How many hashes were computed since the start. What costs time shows here, so tests can compare classes of
@@ -191,14 +208,22 @@ impl PasswordPool {
         // Contracts exist that accept an empty password at registration; it must not open anything.
         let usable = known.is_some() && !password.is_empty();
         let stored = known.map_or_else(|| Arc::clone(&self.dummy), Arc::new);
-        let matches = self.ask(|reply| Job::Verify { password, stored, reply }).await?;
+        let matches = self
+            .ask(|reply| Job::Verify {
+                password,
+                stored,
+                reply,
+            })
+            .await?;
         Ok(matches && usable)
     }
 
     async fn ask<T>(&self, job: impl FnOnce(oneshot::Sender<T>) -> Job) -> Result<T, PasswordError> {
         let (reply, answer) = oneshot::channel();
         self.jobs.try_send(job(reply)).map_err(|error| match error {
-            TrySendError::Full(_) => PasswordError::Overloaded { retry_after: spread_retry() },
+            TrySendError::Full(_) => PasswordError::Overloaded {
+                retry_after: spread_retry(),
+            },
             TrySendError::Disconnected(_) => PasswordError::Stopped,
         })?;
         answer.await.map_err(|_| PasswordError::Stopped)
@@ -263,11 +288,21 @@ impl Stored {
 }
 
 enum Job {
-    Hash { password: Zeroizing<String>, reply: oneshot::Sender<Result<PasswordHash, PasswordError>> },
-    Verify { password: Zeroizing<String>, stored: Arc<Stored>, reply: oneshot::Sender<bool> },
+    Hash {
+        password: Zeroizing<String>,
+        reply: oneshot::Sender<Result<PasswordHash, PasswordError>>,
+    },
+    Verify {
+        password: Zeroizing<String>,
+        stored: Arc<Stored>,
+        reply: oneshot::Sender<bool>,
+    },
     /// Keeps one thread busy until the other end is dropped.
     #[cfg(test)]
-    Hold { started: oneshot::Sender<()>, until: Receiver<()> },
+    Hold {
+        started: oneshot::Sender<()>,
+        until: Receiver<()>,
+    },
 }
 
 struct Worker {
@@ -279,7 +314,11 @@ struct Worker {
 
 impl Worker {
     fn new(params: Params, hashes: Arc<AtomicU64>) -> Self {
-        Self { params, hashes, blocks: Vec::new() }
+        Self {
+            params,
+            hashes,
+            blocks: Vec::new(),
+        }
     }
 
     fn run(mut self, queue: &Mutex<Receiver<Job>>) {
@@ -298,7 +337,11 @@ impl Worker {
             Job::Hash { password, reply } if !reply.is_closed() => {
                 let _client_may_have_gone = reply.send(self.hash(&password));
             }
-            Job::Verify { password, stored, reply } if !reply.is_closed() => {
+            Job::Verify {
+                password,
+                stored,
+                reply,
+            } if !reply.is_closed() => {
                 let _client_may_have_gone = reply.send(self.verify(&password, &stored));
             }
             Job::Hash { .. } | Job::Verify { .. } => {} // the client has gone: spend nothing on it
@@ -315,7 +358,8 @@ impl Worker {
         getrandom::fill(&mut salt).map_err(|_| PasswordError::Stopped)?;
         let mut output = [0; OUTPUT_BYTES];
         let params = self.params.clone();
-        self.compute(&params, password, &salt, &mut output).map_err(|_| PasswordError::Stopped)?;
+        self.compute(&params, password, &salt, &mut output)
+            .map_err(|_| PasswordError::Stopped)?;
         let phc = Phc {
             algorithm: ARGON2ID_IDENT,
             version: Some(Version::V0x13.into()),
@@ -328,7 +372,8 @@ impl Worker {
 
     fn verify(&mut self, password: &str, stored: &Stored) -> bool {
         let mut output = vec![0; stored.output.len()];
-        self.compute(&stored.params, password, &stored.salt, &mut output).is_ok()
+        self.compute(&stored.params, password, &stored.salt, &mut output)
+            .is_ok()
             && bool::from(output.ct_eq(&stored.output))
     }
 
@@ -337,8 +382,12 @@ impl Worker {
         let usual = self.params.block_count();
         let needed = params.block_count().max(usual);
         self.blocks.resize(needed, Block::default());
-        let done = Argon2::new(Algorithm::Argon2id, Version::V0x13, params.clone())
-            .hash_password_into_with_memory(password.as_bytes(), salt, output, &mut self.blocks);
+        let done = Argon2::new(Algorithm::Argon2id, Version::V0x13, params.clone()).hash_password_into_with_memory(
+            password.as_bytes(),
+            salt,
+            output,
+            &mut self.blocks,
+        );
         // A costlier stored hash must not keep its memory for ever.
         self.blocks.truncate(usual);
         self.blocks.shrink_to(usual);
@@ -367,7 +416,11 @@ mod tests {
     async fn a_password_matches_its_own_hash_and_no_other() {
         let pool = pool();
         let hash = pool.hash(&secret("correct horse")).await.unwrap();
-        assert!(hash.as_str().starts_with("$argon2id$v=19$m=8,t=1,p=1$"), "{}", hash.as_str());
+        assert!(
+            hash.as_str().starts_with("$argon2id$v=19$m=8,t=1,p=1$"),
+            "{}",
+            hash.as_str()
+        );
         assert!(pool.verify(&secret("correct horse"), Some(&hash)).await.unwrap());
         assert!(!pool.verify(&secret("correct horsE"), Some(&hash)).await.unwrap());
         assert_ne!(pool.hash(&secret("correct horse")).await.unwrap(), hash);
@@ -439,7 +492,11 @@ mod tests {
 
     #[tokio::test]
     async fn the_dummy_has_the_present_cost() {
-        let settings = PasswordSettings { memory_kib: 64, iterations: 3, ..PasswordSettings::insecure_and_fast() };
+        let settings = PasswordSettings {
+            memory_kib: 64,
+            iterations: 3,
+            ..PasswordSettings::insecure_and_fast()
+        };
         let pool = PasswordPool::start(&settings).unwrap();
         let hash = pool.hash(&secret("x")).await.unwrap();
         let made = super::Stored::parse(hash.as_str()).unwrap();
@@ -459,7 +516,11 @@ mod tests {
 
     #[tokio::test]
     async fn a_cheaper_stored_hash_is_still_checked() {
-        let costly = PasswordSettings { memory_kib: 256, iterations: 2, ..PasswordSettings::insecure_and_fast() };
+        let costly = PasswordSettings {
+            memory_kib: 256,
+            iterations: 2,
+            ..PasswordSettings::insecure_and_fast()
+        };
         let hash = pool().hash(&secret("right")).await.unwrap();
         let upgraded = PasswordPool::start(&costly).unwrap();
         assert!(upgraded.verify(&secret("right"), Some(&hash)).await.unwrap());
@@ -469,7 +530,11 @@ mod tests {
 
     #[tokio::test]
     async fn a_full_queue_refuses_at_once_and_recovers() {
-        let settings = PasswordSettings { threads: 1, queue: 2, ..PasswordSettings::insecure_and_fast() };
+        let settings = PasswordSettings {
+            threads: 1,
+            queue: 2,
+            ..PasswordSettings::insecure_and_fast()
+        };
         let pool = PasswordPool::start(&settings).unwrap();
         let (release, until) = channel();
         let (started, running) = oneshot::channel();
@@ -483,9 +548,14 @@ mod tests {
             .collect();
         tokio::task::yield_now().await; // both have asked now, and both wait
         let refused = pool.hash(&secret("refused")).await;
-        let Err(PasswordError::Overloaded { retry_after }) = refused else { panic!("{refused:?}") };
+        let Err(PasswordError::Overloaded { retry_after }) = refused else {
+            panic!("{refused:?}")
+        };
         assert!((1000..=3000).contains(&retry_after.as_millis()));
-        assert!(matches!(pool.verify(&secret("refused"), None).await, Err(PasswordError::Overloaded { .. })));
+        assert!(matches!(
+            pool.verify(&secret("refused"), None).await,
+            Err(PasswordError::Overloaded { .. })
+        ));
         assert_eq!(pool.hashes(), 0);
         drop(release);
         for task in waiting {
@@ -496,7 +566,11 @@ mod tests {
 
     #[tokio::test]
     async fn work_whose_client_has_gone_is_not_done() {
-        let settings = PasswordSettings { threads: 1, queue: 4, ..PasswordSettings::insecure_and_fast() };
+        let settings = PasswordSettings {
+            threads: 1,
+            queue: 4,
+            ..PasswordSettings::insecure_and_fast()
+        };
         let pool = PasswordPool::start(&settings).unwrap();
         let (release, until) = channel();
         let (started, running) = oneshot::channel();
@@ -515,11 +589,23 @@ mod tests {
     fn unusable_settings_are_refused() {
         let fast = PasswordSettings::insecure_and_fast;
         let refused = |settings: PasswordSettings| PasswordPool::start(&settings).err();
-        assert_eq!(refused(PasswordSettings { threads: 0, ..fast() }), Some(PasswordSettingsError::Empty));
-        assert_eq!(refused(PasswordSettings { queue: 0, ..fast() }), Some(PasswordSettingsError::Empty));
-        let huge = PasswordSettings { memory_kib: u32::MAX, ..fast() };
+        assert_eq!(
+            refused(PasswordSettings { threads: 0, ..fast() }),
+            Some(PasswordSettingsError::Empty)
+        );
+        assert_eq!(
+            refused(PasswordSettings { queue: 0, ..fast() }),
+            Some(PasswordSettingsError::Empty)
+        );
+        let huge = PasswordSettings {
+            memory_kib: u32::MAX,
+            ..fast()
+        };
         assert_eq!(refused(huge), Some(PasswordSettingsError::TooCostly));
-        let none = PasswordSettings { iterations: 0, ..fast() };
+        let none = PasswordSettings {
+            iterations: 0,
+            ..fast()
+        };
         assert!(matches!(refused(none), Some(PasswordSettingsError::Cost(_))));
     }
 }

@@ -279,7 +279,10 @@ pub struct TokenSettings {
 
 impl Default for TokenSettings {
     fn default() -> Self {
-        Self { issuer: "annals".to_owned(), audience: "annals".to_owned() }
+        Self {
+            issuer: "annals".to_owned(),
+            audience: "annals".to_owned(),
+        }
     }
 }
 
@@ -295,14 +298,23 @@ impl Tokens {
     /// Signs with `current`; also accepts what `previous` keys have signed, for a rotation without sign-outs.
     #[must_use]
     pub fn new(current: TokenKey, previous: Vec<TokenKey>, settings: TokenSettings) -> Self {
-        Self { current, previous, settings }
+        Self {
+            current,
+            previous,
+            settings,
+        }
     }
 
     /// Signs an access token that ends at `expires_at`, in whole seconds.
     ///
     /// # Errors
     /// [`TokenFault::Invalid`] when a time before 1970 is asked for.
-    pub fn sign_access(&self, identity: &Identity, now: Timestamp, expires_at: Timestamp) -> Result<String, TokenFault> {
+    pub fn sign_access(
+        &self,
+        identity: &Identity,
+        now: Timestamp,
+        expires_at: Timestamp,
+    ) -> Result<String, TokenFault> {
         let claims = AccessClaims {
             iss: self.settings.issuer.clone(),
             aud: self.settings.audience.clone(),
@@ -518,7 +530,9 @@ fn moment(seconds: u64) -> Timestamp {
 }
 
 fn encode<T: Serialize>(part: &T) -> Result<String, TokenFault> {
-    serde_json::to_vec(part).map(|json| URL_SAFE_NO_PAD.encode(json)).map_err(|_| TokenFault::Invalid)
+    serde_json::to_vec(part)
+        .map(|json| URL_SAFE_NO_PAD.encode(json))
+        .map_err(|_| TokenFault::Invalid)
 }
 
 /// Reads an object. serde would also read an array as a struct, member by member.

@@ -1,7 +1,6 @@
 //! Finding `postgres` and `initdb`: the configured place, what the system has, or a copy fetched once.
 
 use std::env;
-use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -58,13 +57,20 @@ impl BinariesSearch {
     /// # Errors
     /// [`ClusterError::ConfiguredBinaries`], [`ClusterError::NoBinaries`].
     pub fn find(&self) -> Result<Binaries, ClusterError> {
+        self.look()?.map_err(|looked| self.nothing(&looked))
+    }
+
+    /// The outer error is final; the inner one lists why nothing that was found will do.
+    fn look(&self) -> Result<Result<Binaries, Vec<String>>, ClusterError> {
         if let Some(folder) = &self.configured {
-            return Binaries::at(folder, self.major).map_err(|reason| ClusterError::ConfiguredBinaries {
-                folder: folder.clone(),
-                reason,
-            });
+            return Binaries::at(folder, self.major)
+                .map(Ok)
+                .map_err(|reason| ClusterError::ConfiguredBinaries {
+                    folder: folder.clone(),
+                    reason,
+                });
         }
-        let mut looked = String::new();
+        let mut looked = Vec::new();
         let mut seen = Vec::new();
         for folder in places() {
             let Ok(folder) = folder.canonicalize() else { continue };
@@ -72,14 +78,12 @@ impl BinariesSearch {
                 continue;
             }
             match Binaries::at(&folder, self.major) {
-                Ok(binaries) => return Ok(binaries),
-                Err(reason) => {
-                    let _ = write!(looked, "; {}: {reason}", folder.display());
-                }
+                Ok(binaries) => return Ok(Ok(binaries)),
+                Err(reason) => looked.push(format!("{}: {reason}", folder.display())),
             }
             seen.push(folder);
         }
-        Err(self.nothing(&looked))
+        Ok(Err(looked))
     }
 
     /// Looks in every place, and fetches a copy into the user's cache when there is none and that is allowed.
@@ -87,33 +91,32 @@ impl BinariesSearch {
     /// # Errors
     /// [`ClusterError::ConfiguredBinaries`], [`ClusterError::NoBinaries`].
     pub async fn find_or_fetch(&self) -> Result<Binaries, ClusterError> {
-        let missing = match self.find() {
-            Err(missing @ ClusterError::NoBinaries { .. }) if self.fetch => missing,
-            found => return found,
+        let mut looked = match self.look()? {
+            Ok(binaries) => return Ok(binaries),
+            Err(looked) => looked,
         };
-        let ClusterError::NoBinaries { looked, .. } = &missing else {
-            return Err(missing);
-        };
-        let major = self.major.unwrap_or(FETCHED_MAJOR);
-        tracing::info!(major, "no PostgreSQL on this system; fetching a copy");
-        let fetched = tokio::time::timeout(FETCH_TIMEOUT, fetch(major))
-            .await
-            .unwrap_or_else(|_| Err(format!("not done within {} seconds", FETCH_TIMEOUT.as_secs())))
-            .and_then(|folder| Binaries::at(&folder, self.major));
-        fetched.map_err(|reason| {
-            let looked = looked.trim_start_matches([':', ';', ' ']);
-            let separator = if looked.is_empty() { "" } else { "; " };
-            self.nothing(&format!("; {looked}{separator}fetching a copy: {reason}"))
-        })
+        if self.fetch {
+            let major = self.major.unwrap_or(FETCHED_MAJOR);
+            tracing::info!(major, "no PostgreSQL on this system; fetching a copy");
+            let fetched = tokio::time::timeout(FETCH_TIMEOUT, fetch(major))
+                .await
+                .unwrap_or_else(|_| Err(format!("not done within {} seconds", FETCH_TIMEOUT.as_secs())))
+                .and_then(|folder| Binaries::at(&folder, self.major));
+            match fetched {
+                Ok(binaries) => return Ok(binaries),
+                Err(reason) => looked.push(format!("fetching a copy: {reason}")),
+            }
+        }
+        Err(self.nothing(&looked))
     }
 
-    fn nothing(&self, looked: &str) -> ClusterError {
-        let mut text = String::new();
-        if let Some(major) = self.major {
-            let _ = write!(text, " (the data folder is of version {major})");
-        }
+    fn nothing(&self, looked: &[String]) -> ClusterError {
+        let mut text = self
+            .major
+            .map_or_else(String::new, |major| format!(" (the data folder is of version {major})"));
         if !looked.is_empty() {
-            let _ = write!(text, ": {}", looked.trim_start_matches("; "));
+            text.push_str(": ");
+            text.push_str(&looked.join("; "));
         }
         ClusterError::NoBinaries {
             looked: text,

@@ -17,9 +17,7 @@ use serde::Serialize;
 use sqlx::{FromRow, PgConnection};
 use uuid::Uuid;
 
-pub use query::{
-    ContentFieldRow, ContentRow, by_id, children_of, field_by_id, fields, list, list_fields,
-};
+pub use query::{ContentFieldRow, ContentRow, by_id, children_of, field_by_id, fields, list, list_fields};
 
 use self::siblings::Siblings;
 use crate::engine::{Projection, ProjectionError};
@@ -169,6 +167,10 @@ impl Projection for Contents {
         &["contents", "content_fields"]
     }
 
+    fn definition(&self) -> &'static str {
+        include_str!("../../../migrations/view/0007_contents.sql")
+    }
+
     fn apply<'a>(
         &'a self,
         connection: &'a mut PgConnection,
@@ -224,8 +226,11 @@ async fn fold(connection: &mut PgConnection, batch: &[Record]) -> Result<(), Pro
     }
     // The whole tables first; then the rows of this batch, which already show it.
     state.gone.write(connection).await?;
-    let renumbered: Vec<NewKey> =
-        state.renumbered.into_iter().map(|(content_id, order_key)| NewKey { content_id, order_key }).collect();
+    let renumbered: Vec<NewKey> = state
+        .renumbered
+        .into_iter()
+        .map(|(content_id, order_key)| NewKey { content_id, order_key })
+        .collect();
     write_rows(connection, RENUMBER, &renumbered).await?;
     state.nodes.write(connection).await?;
     state.values.write(connection).await
@@ -276,12 +281,23 @@ impl Batch {
                     self.values.put(stored(content_id, &node.realm, value));
                 }
             }
-            ContentEvent::Moved { parent_id, place, at: _ } => {
+            ContentEvent::Moved {
+                parent_id,
+                place,
+                at: _,
+            } => {
                 let before = node.parent_id;
                 self.siblings.leave(before, content_id);
                 self.place(content_id, parent_id.map(ContentId::into), *place, position)?;
             }
-            ContentEvent::DetailsChanged { route_id, datatype_id, author_id, date_created, date_modified, at: _ } => {
+            ContentEvent::DetailsChanged {
+                route_id,
+                datatype_id,
+                author_id,
+                date_created,
+                date_modified,
+                at: _,
+            } => {
                 node.route_id = route_id.map(Into::into);
                 node.datatype_id = datatype_id.map(Into::into);
                 node.author_id = author_id.map(Into::into);

@@ -218,7 +218,10 @@ select count(*)
 /// [`QueryError::Denied`] without `content.read`.
 pub async fn by_id(caller: &Caller, database: &Database, id: ContentId) -> Result<Option<ContentRow>, QueryError> {
     caller.require(Permission::ContentRead)?;
-    let stored: Option<Linked> = sqlx::query_as(BY_ID).bind(id.as_uuid()).fetch_optional(database.pool()).await?;
+    let stored: Option<Linked> = sqlx::query_as(BY_ID)
+        .bind(id.as_uuid())
+        .fetch_optional(database.pool())
+        .await?;
     stored.map(TryInto::try_into).transpose()
 }
 
@@ -258,7 +261,10 @@ pub async fn list(
         .bind(page.offset())
         .fetch_all(database.pool())
         .await?;
-    let total = sqlx::query_scalar(COUNT).bind(realm.as_str()).fetch_one(database.pool()).await?;
+    let total = sqlx::query_scalar(COUNT)
+        .bind(realm.as_str())
+        .fetch_one(database.pool())
+        .await?;
     Listed::read(stored, total)
 }
 
@@ -272,8 +278,10 @@ pub async fn field_by_id(
     id: ContentFieldId,
 ) -> Result<Option<ContentFieldRow>, QueryError> {
     caller.require(Permission::ContentRead)?;
-    let stored: Option<StoredValue> =
-        sqlx::query_as(FIELD_BY_ID).bind(id.as_uuid()).fetch_optional(database.pool()).await?;
+    let stored: Option<StoredValue> = sqlx::query_as(FIELD_BY_ID)
+        .bind(id.as_uuid())
+        .fetch_optional(database.pool())
+        .await?;
     stored.map(TryInto::try_into).transpose()
 }
 
@@ -313,6 +321,9 @@ pub async fn list_fields(
         .bind(page.offset())
         .fetch_all(database.pool())
         .await?;
-    let total = sqlx::query_scalar(COUNT_FIELDS).bind(realm.as_str()).fetch_one(database.pool()).await?;
+    let total = sqlx::query_scalar(COUNT_FIELDS)
+        .bind(realm.as_str())
+        .fetch_one(database.pool())
+        .await?;
     Listed::read(stored, total)
 }

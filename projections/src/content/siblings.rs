@@ -38,7 +38,10 @@ pub(super) struct Placed {
 
 impl From<String> for Placed {
     fn from(key: String) -> Self {
-        Self { key, renumbered: Vec::new() }
+        Self {
+            key,
+            renumbered: Vec::new(),
+        }
     }
 }
 
@@ -57,8 +60,7 @@ impl Siblings {
         let mut of: HashMap<Uuid, Children> = parents.iter().map(|parent| (*parent, Children::default())).collect();
         if !parents.is_empty() {
             let parents: Vec<Uuid> = parents.into_iter().collect();
-            let children: Vec<(Uuid, Uuid, String)> =
-                sqlx::query_as(READ).bind(parents).fetch_all(connection).await?;
+            let children: Vec<(Uuid, Uuid, String)> = sqlx::query_as(READ).bind(parents).fetch_all(connection).await?;
             for (parent, child, key) in children {
                 of.entry(parent).or_default().enter(child, key);
             }
@@ -90,7 +92,9 @@ impl Siblings {
     /// The key for a node that is not among the children of `parent`. Nodes without a parent have no siblings and
     /// take the last key whatever their place.
     pub(super) fn place(&self, parent: Option<Uuid>, place: Place, position: Position) -> Placed {
-        let Some(parent) = parent else { return order_key::last(position).into() };
+        let Some(parent) = parent else {
+            return order_key::last(position).into();
+        };
         match place {
             Place::First => order_key::first(position).into(),
             Place::Last => order_key::last(position).into(),
@@ -100,14 +104,27 @@ impl Siblings {
     }
 
     fn beside(&self, parent: Uuid, neighbour: Uuid, side: Side, position: Position) -> Placed {
-        let found = self.of.get(&parent).and_then(|children| Some((children, children.keys.get(&neighbour)?)));
-        let Some((children, key)) = found else { return order_key::last(position).into() };
+        let found = self
+            .of
+            .get(&parent)
+            .and_then(|children| Some((children, children.keys.get(&neighbour)?)));
+        let Some((children, key)) = found else {
+            return order_key::last(position).into();
+        };
         let between = match side {
-            Side::After => match children.by_key.range::<str, _>((Excluded(key.as_str()), Unbounded)).next() {
+            Side::After => match children
+                .by_key
+                .range::<str, _>((Excluded(key.as_str()), Unbounded))
+                .next()
+            {
                 Some((next, _)) => order_key::between(key, next),
                 None => Some(order_key::last(position)),
             },
-            Side::Before => match children.by_key.range::<str, _>((Unbounded, Excluded(key.as_str()))).next_back() {
+            Side::Before => match children
+                .by_key
+                .range::<str, _>((Unbounded, Excluded(key.as_str())))
+                .next_back()
+            {
                 Some((previous, _)) => order_key::between(previous, key),
                 None => Some(order_key::first(position)),
             },

@@ -33,9 +33,9 @@ impl TableReport {
     /// Whether the served rows are those of the log; a table that was not compared differs in nothing.
     #[must_use]
     pub fn is_equal(&self) -> bool {
-        self.live.as_ref().is_none_or(|live| {
-            live.only_live == 0 && live.only_rebuilt == 0 && live.rows == self.rebuilt_rows
-        })
+        self.live
+            .as_ref()
+            .is_none_or(|live| live.only_live == 0 && live.only_rebuilt == 0 && live.rows == self.rebuilt_rows)
     }
 }
 
@@ -96,8 +96,10 @@ pub(super) async fn compare(
 select (select count(*) from (select * from {live}.{table} except select * from {rebuilt}.{table}) d),
        (select count(*) from (select * from {rebuilt}.{table} except select * from {live}.{table}) d)"
                 );
-                let (only_live, only_rebuilt): (i64, i64) =
-                    sqlx::query_as(&statement).persistent(false).fetch_one(&mut *connection).await?;
+                let (only_live, only_rebuilt): (i64, i64) = sqlx::query_as(&statement)
+                    .persistent(false)
+                    .fetch_one(&mut *connection)
+                    .await?;
                 Some(LiveTable {
                     rows: summary_of_live.rows(),
                     digest: summary_of_live.digest(),

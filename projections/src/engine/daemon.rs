@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::projection::{Projection, ProjectionError};
-use super::rebuild::{RebuildError, RebuildOptions, rebuild};
+use super::rebuild::{RebuildError, RebuildOptions, rebuild, tables_exist};
 use super::status::ProjectionState;
 use super::wait::Board;
 use super::{CHANNEL, EngineOptions, NOTIFY};
@@ -39,6 +39,8 @@ pub(super) struct Daemon {
     head: watch::Receiver<Position>,
     /// Of this engine alone; made anew after every loss.
     connection: Option<PgConnection>,
+    /// Since it was last reached, the database has not answered.
+    is_away: bool,
     /// Another process has moved a model that it leads.
     elsewhere: Arc<Elsewhere>,
     rebuilt: (mpsc::UnboundedSender<Rebuilt>, mpsc::UnboundedReceiver<Rebuilt>),
@@ -140,13 +142,18 @@ impl Daemon {
             end,
             head,
             connection: None,
+            is_away: false,
             elsewhere: Arc::default(),
             rebuilt: mpsc::unbounded_channel(),
         }
     }
 
     pub(super) async fn run(mut self) {
-        let listening = tokio::spawn(listen(self.store.database().clone(), self.elsewhere.clone(), self.end.clone()));
+        let listening = tokio::spawn(listen(
+            self.store.database().clone(),
+            self.elsewhere.clone(),
+            self.end.clone(),
+        ));
         let end = self.end.clone();
         let mut head = self.head.clone();
         let renew_every = self.options.lease / 3;
@@ -156,9 +163,12 @@ impl Daemon {
             let now = Instant::now();
             if now >= renew_at {
                 renew_at = now + renew_every;
-                if let Err(error) = self.tend_leases().await {
-                    self.away(&error);
-                    renew_at = now + RECONNECT.min(renew_every);
+                match self.tend_leases().await {
+                    Ok(()) => self.back(),
+                    Err(error) => {
+                        self.away(&error);
+                        renew_at = now + RECONNECT.min(renew_every);
+                    }
                 }
             }
             if self.step().await {
@@ -298,7 +308,9 @@ impl Daemon {
             .iter()
             .filter_map(|index| Some((self.models[*index].name(), self.models[*index].epoch()?)))
             .collect();
-        let connection = connect(self.store.database(), &mut self.connection).await.map_err(Fault::Away)?;
+        let connection = connect(self.store.database(), &mut self.connection)
+            .await
+            .map_err(Fault::Away)?;
         let mut transaction = connection.begin().await.map_err(Fault::Away)?;
         // The checkpoints first: whoever is no leader any more stops here, and locks are always taken in the order
         // checkpoint, then tables, which is what a switch after a rebuild does too.
@@ -311,18 +323,20 @@ impl Daemon {
         }
         for index in group {
             if let Err(error) = self.models[*index].projection.apply(&mut transaction, batch).await {
-                if let ProjectionError::Statement(error) = &error
-                    && is_away(error)
-                {
-                    drop(transaction);
-                    self.connection = None;
-                    return Err(Fault::Away(sqlx::Error::PoolClosed));
-                }
-                transaction.rollback().await.map_err(Fault::Away)?;
-                return Err(Fault::Model(*index, error));
+                return match error {
+                    // The transaction goes with its connection.
+                    ProjectionError::Statement(error) if is_away(&error) => Err(Fault::Away(error)),
+                    error => {
+                        transaction.rollback().await.map_err(Fault::Away)?;
+                        Err(Fault::Model(*index, error))
+                    }
+                };
             }
         }
-        sqlx::query(NOTIFY).execute(&mut *transaction).await.map_err(Fault::Away)?;
+        sqlx::query(NOTIFY)
+            .execute(&mut *transaction)
+            .await
+            .map_err(Fault::Away)?;
         transaction.commit().await.map_err(Fault::Away)?;
         for index in group {
             self.moved(*index, last.position);
@@ -373,12 +387,24 @@ impl Daemon {
         }
     }
 
-    /// The database is away. The connection is given up, since nobody knows what state it is in.
+    /// The database is away. The connection is given up, since nobody knows what state it is in. Told once, however
+    /// long it lasts.
     fn away(&mut self, error: &StoreError) {
         self.connection = None;
-        if !self.end.is_cancelled() {
-            tracing::warn!(error = chain(error), "read models stand still: the database does not answer");
+        if !self.is_away && !self.end.is_cancelled() {
+            tracing::warn!(
+                error = chain(error),
+                "read models stand still: the database does not answer"
+            );
         }
+        self.is_away = true;
+    }
+
+    fn back(&mut self) {
+        if self.is_away {
+            tracing::info!("the database answers again");
+        }
+        self.is_away = false;
     }
 
     fn pause(&mut self, group: &[usize]) {
@@ -400,8 +426,12 @@ impl Daemon {
     /// Renews what this process leads and tries to take what nobody does.
     async fn tend_leases(&mut self) -> Result<(), StoreError> {
         let database = self.store.database().clone();
-        let held: Vec<&str> =
-            self.models.iter().filter(|model| !matches!(model.role, Role::Standby)).map(Model::name).collect();
+        let held: Vec<&str> = self
+            .models
+            .iter()
+            .filter(|model| !matches!(model.role, Role::Standby))
+            .map(Model::name)
+            .collect();
         let renewed = if held.is_empty() {
             Vec::new()
         } else {
@@ -455,23 +485,35 @@ impl Daemon {
             return Ok(());
         }
         let known = self.store.entry_hash_at(checkpoint.position).await? == Some(checkpoint.entry_hash);
-        if checkpoint.version == version && known {
+        let connection = connect(self.store.database(), &mut self.connection).await?;
+        let complete = tables_exist(connection, self.models[index].projection.as_ref()).await?;
+        if checkpoint.version == version && known && complete {
             tracing::info!(projection = name, position = %checkpoint.position, epoch = checkpoint.epoch, "following the log");
             let model = &mut self.models[index];
             model.role = Role::Leading(checkpoint.epoch);
             model.position = checkpoint.position;
             self.board.update(name, |seen| {
                 seen.position = checkpoint.position;
-                seen.state = if seen.failures > 0 { ProjectionState::Failing } else { ProjectionState::Following };
+                seen.state = if seen.failures > 0 {
+                    ProjectionState::Failing
+                } else {
+                    ProjectionState::Following
+                };
             });
             return Ok(());
         }
-        if checkpoint.version == version {
+        if !complete {
+            tracing::warn!(projection = name, "tables of the read model are gone; building it anew");
+        } else if checkpoint.version == version {
             tracing::warn!(projection = name, position = %checkpoint.position,
                 "the log is not the one that the read model was built from; building it anew");
         } else {
-            tracing::info!(projection = name, from = checkpoint.version, to = version,
-                "the read model has a new version; building it anew");
+            tracing::info!(
+                projection = name,
+                from = checkpoint.version,
+                to = version,
+                "the read model has a new version; building it anew"
+            );
         }
         self.board.update(name, |seen| {
             // What it shows is of no use to those who wait for a position of this log in this version.
@@ -522,7 +564,11 @@ impl Daemon {
         model.failures = model.failures.saturating_add(1);
         model.retry_at = Instant::now() + wait.min(self.options.retry_longest);
         let text = chain(&error);
-        tracing::error!(projection = model.name(), error = text, "the read model could not be built anew");
+        tracing::error!(
+            projection = model.name(),
+            error = text,
+            "the read model could not be built anew"
+        );
         let failures = model.failures;
         self.board.update(model.name(), |seen| {
             seen.state = ProjectionState::Failing;
@@ -539,12 +585,20 @@ impl Daemon {
             return Ok(());
         }
         let checkpoints = checkpoint::list(self.store.database().pool()).await?;
-        for model in self.models.iter_mut().filter(|model| matches!(model.role, Role::Standby)) {
-            let Some(checkpoint) = checkpoints.iter().find(|checkpoint| checkpoint.projection == model.name()) else {
+        for model in self
+            .models
+            .iter_mut()
+            .filter(|model| matches!(model.role, Role::Standby))
+        {
+            let Some(checkpoint) = checkpoints
+                .iter()
+                .find(|checkpoint| checkpoint.projection == model.name())
+            else {
                 continue;
             };
             model.position = checkpoint.position;
-            self.board.update(model.name(), |seen| seen.position = checkpoint.position);
+            self.board
+                .update(model.name(), |seen| seen.position = checkpoint.position);
         }
         Ok(())
     }
@@ -555,10 +609,14 @@ impl Daemon {
             if let Role::Rebuilding(task) = &model.role {
                 task.abort();
             }
-            self.board.update(model.name(), |seen| seen.state = ProjectionState::Stopped);
+            self.board
+                .update(model.name(), |seen| seen.state = ProjectionState::Stopped);
         }
         if let Err(error) = checkpoint::release(self.store.database().pool(), &self.options.owner).await {
-            tracing::debug!(error = chain(&error), "leases were not given back; they run out by themselves");
+            tracing::debug!(
+                error = chain(&error),
+                "leases were not given back; they run out by themselves"
+            );
         }
         if let Some(connection) = self.connection.take() {
             // The server notices a closed socket as well.
@@ -597,7 +655,11 @@ async fn rebuild_in_background(
     let caller = Caller::system("projections", Uuid::now_v7());
     let outcome = rebuild(&caller, &store, projection.as_ref(), RebuildOptions::default(), |_| {}).await;
     if let Ok(report) = &outcome {
-        tracing::info!(projection = report.projection, events = report.events, "the read model is built anew");
+        tracing::info!(
+            projection = report.projection,
+            events = report.events,
+            "the read model is built anew"
+        );
     }
     // The daemon may have ended meanwhile; then nobody needs to know.
     drop(done.send((index, outcome.map(drop))));
@@ -608,7 +670,10 @@ async fn listen(database: Database, elsewhere: Arc<Elsewhere>, end: Cancellation
     let hear = async {
         loop {
             if let Err(error) = hear(&database, &elsewhere).await {
-                tracing::debug!(error = &error as &dyn Error, "not listening to other processes; leases tell too");
+                tracing::debug!(
+                    error = &error as &dyn Error,
+                    "not listening to other processes; leases tell too"
+                );
             }
             tokio::time::sleep(RECONNECT * 4).await;
         }
@@ -633,7 +698,9 @@ fn is_away(error: &sqlx::Error) -> bool {
     match error {
         // 08 is connection trouble, 57P a server on its way down or up, 40 a deadlock, 55P03 a lock not had in time.
         sqlx::Error::Database(error) => error.code().is_some_and(|code| {
-            ["08", "57P", "40", "55P03", "53"].iter().any(|class| code.starts_with(class))
+            ["08", "57P", "40", "55P03", "53"]
+                .iter()
+                .any(|class| code.starts_with(class))
         }),
         sqlx::Error::Io(_)
         | sqlx::Error::Tls(_)

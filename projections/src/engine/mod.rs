@@ -85,17 +85,17 @@ impl Engine {
     /// Starts to follow the log with these read models. Models that another process leads are watched, and taken over
     /// when its lease runs out.
     #[must_use]
-    pub fn start(
-        store: EventStore,
-        projections: Vec<Arc<dyn Projection>>,
-        options: EngineOptions,
-    ) -> Self {
-        let board = Arc::new(Board::new(projections.iter().map(|model| (model.name(), model.version()))));
+    pub fn start(store: EventStore, projections: Vec<Arc<dyn Projection>>, options: EngineOptions) -> Self {
+        let board = Arc::new(Board::new(
+            projections.iter().map(|model| (model.name(), model.version())),
+        ));
         let head = store.head_changes();
         let end = CancellationToken::new();
         let daemon = Daemon::new(store, projections, options, board.clone(), end.clone());
         let task = Mutex::new(Some(tokio::spawn(daemon.run())));
-        Self { inner: Arc::new(Inner { board, head, end, task }) }
+        Self {
+            inner: Arc::new(Inner { board, head, end, task }),
+        }
     }
 
     /// Returns once all of `names` show the event at `position`, whichever process leads them.
@@ -136,7 +136,10 @@ impl Engine {
         if let Some(task) = task
             && let Err(error) = task.await
         {
-            tracing::error!(error = &error as &dyn std::error::Error, "the projection engine had come to an end");
+            tracing::error!(
+                error = &error as &dyn std::error::Error,
+                "the projection engine had come to an end"
+            );
         }
     }
 }

@@ -20,6 +20,10 @@ pub trait Projection: Send + Sync {
     /// The tables in schema `view`, each with a primary key. Nobody else writes them.
     fn tables(&self) -> &'static [&'static str];
 
+    /// The statements that make those tables and their indexes, named with their schema: the migration that last made
+    /// them. A rebuild uses it when somebody has dropped a table.
+    fn definition(&self) -> &'static str;
+
     /// Folds a batch, in order and without gaps, into the tables: a few statements for the whole batch.
     ///
     /// The transaction, the checkpoint and the schema are the engine's: statements name tables without a schema,

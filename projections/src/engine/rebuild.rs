@@ -24,6 +24,13 @@ const SWITCH_TRIES: u32 = 10;
 /// before it is reported, unlike the folding, which can be done again.
 const SWITCH_SETTINGS: &str = "set local lock_timeout = '2s'; set local synchronous_commit = on";
 
+/// The version of tables that no program has filled.
+const NO_VERSION: i32 = 0;
+
+const TABLES_EXIST: &str = "
+select coalesce(bool_and(to_regclass('view.' || name) is not null), true)
+  from unnest($1::text[]) name";
+
 /// How to rebuild.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct RebuildOptions {
@@ -182,7 +189,17 @@ pub async fn compare(
     store: &EventStore,
     projection: &dyn Projection,
 ) -> Result<RebuildReport, RebuildError> {
-    rebuild(caller, store, projection, RebuildOptions { verify: true, dry: true }, |_| {}).await
+    rebuild(
+        caller,
+        store,
+        projection,
+        RebuildOptions {
+            verify: true,
+            dry: true,
+        },
+        |_| {},
+    )
+    .await
 }
 
 struct Rebuild<'a, P> {
@@ -230,14 +247,45 @@ impl<P: Fn(Progress) + Send + Sync> Rebuild<'_, P> {
             return Err(RebuildError::Busy(name));
         }
         self.drop_schema().await?;
+        self.restore_dropped().await?;
         let what = "make the tables of the rebuild";
-        self.run_statement(&format!("create schema {}", self.schema)).await.map_err(cannot(what))?;
+        self.run_statement(&format!("create schema {}", self.schema))
+            .await
+            .map_err(cannot(what))?;
         for table in self.projection.tables() {
             self.copy_shape(table).await.map_err(cannot(what))?;
         }
-        self.run_statement(&format!("set search_path = {}; set synchronous_commit = off", self.schema))
+        self.run_statement(&format!(
+            "set search_path = {}; set synchronous_commit = off",
+            self.schema
+        ))
+        .await
+        .map_err(cannot(what))
+    }
+
+    /// Makes served tables that somebody has dropped, empty. The checkpoint goes back to where no program can take them
+    /// for more than that.
+    async fn restore_dropped(&mut self) -> Result<(), RebuildError> {
+        let what = "make tables that were dropped";
+        if tables_exist(&mut self.connection, self.projection)
             .await
-            .map_err(cannot(what))
+            .map_err(cannot(what))?
+        {
+            return Ok(());
+        }
+        let name = self.projection.name();
+        tracing::warn!(projection = name, "tables of the read model are gone; making them anew");
+        let mut transaction = self.connection.begin().await.map_err(cannot(what))?;
+        checkpoint::replace(&mut transaction, name, NO_VERSION, Position::START, Hash::ZERO).await?;
+        for table in self.projection.tables() {
+            let statement = format!("drop table if exists view.{table}");
+            transaction.execute(statement.as_str()).await.map_err(cannot(what))?;
+        }
+        transaction
+            .execute(self.projection.definition())
+            .await
+            .map_err(cannot(what))?;
+        transaction.commit().await.map_err(cannot(what))
     }
 
     /// An empty table like the served one. Indexes keep their names, which `like` would not see to, since later
@@ -248,8 +296,10 @@ impl<P: Fn(Progress) + Send + Sync> Rebuild<'_, P> {
             "create table {schema}.{table} (like view.{table} including all excluding indexes)"
         ))
         .await?;
-        let indexes: Vec<(String, String, Option<String>)> =
-            sqlx::query_as(INDEXES).bind(format!("view.{table}")).fetch_all(&mut self.connection).await?;
+        let indexes: Vec<(String, String, Option<String>)> = sqlx::query_as(INDEXES)
+            .bind(format!("view.{table}"))
+            .fetch_all(&mut self.connection)
+            .await?;
         for (name, definition, constraint) in indexes {
             let statement = match constraint {
                 Some(constraint) => format!("alter table {schema}.{table} add constraint {name} {constraint}"),
@@ -274,7 +324,9 @@ impl<P: Fn(Progress) + Send + Sync> Rebuild<'_, P> {
 
     async fn drop_schema(&mut self) -> Result<(), RebuildError> {
         let statement = format!("drop schema if exists {} cascade", self.schema);
-        self.run_statement(&statement).await.map_err(cannot("drop the tables of a rebuild"))
+        self.run_statement(&statement)
+            .await
+            .map_err(cannot("drop the tables of a rebuild"))
     }
 
     async fn run(&mut self, options: RebuildOptions) -> Result<RebuildReport, RebuildError> {
@@ -376,15 +428,27 @@ impl<P: Fn(Progress) + Send + Sync> Rebuild<'_, P> {
         self.tell(Phase::Comparing, self.position);
         let what = "compare the tables";
         let mut folded = Vec::new();
-        let mut transaction =
-            self.connection.begin_with("begin isolation level repeatable read").await.map_err(cannot(what))?;
+        let mut transaction = self
+            .connection
+            .begin_with("begin isolation level repeatable read")
+            .await
+            .map_err(cannot(what))?;
         transaction.execute(TEXT_SETTINGS).await.map_err(cannot(what))?;
         let mut live = None;
         if compared {
             let name = self.projection.name();
             let served = checkpoint::load_in(&mut transaction, name).await?;
-            let served = served.filter(|served| served.position >= self.position).ok_or(RebuildError::SetBack(name))?;
-            folded = fold_rest(&mut transaction, self.store, self.projection, self.position, served.position).await?;
+            let served = served
+                .filter(|served| served.position >= self.position)
+                .ok_or(RebuildError::SetBack(name))?;
+            folded = fold_rest(
+                &mut transaction,
+                self.store,
+                self.projection,
+                self.position,
+                served.position,
+            )
+            .await?;
             live = Some("view");
         }
         let tables = compare_tables(&mut transaction, self.projection.tables(), &self.schema, live)
@@ -403,7 +467,11 @@ impl<P: Fn(Progress) + Send + Sync> Rebuild<'_, P> {
             tries += 1;
             match self.try_switch().await {
                 Err(RebuildError::Database(_, source)) if tries < SWITCH_TRIES && is_lock_trouble(&source) => {
-                    tracing::warn!(projection = self.projection.name(), tries, "the tables are in use; switching again");
+                    tracing::warn!(
+                        projection = self.projection.name(),
+                        tries,
+                        "the tables are in use; switching again"
+                    );
                     tokio::time::sleep(Duration::from_millis(100)).await;
                 }
                 outcome => return outcome,
@@ -416,10 +484,7 @@ impl<P: Fn(Progress) + Send + Sync> Rebuild<'_, P> {
         let name = self.projection.name();
         let version = self.projection.version();
         let mut transaction = self.connection.begin().await.map_err(cannot(what))?;
-        transaction
-            .execute(SWITCH_SETTINGS)
-            .await
-            .map_err(cannot(what))?;
+        transaction.execute(SWITCH_SETTINGS).await.map_err(cannot(what))?;
         let mut entry_hash = self.entry_hash;
         let mut folded = Vec::new();
         if let Some(served) = checkpoint::lock(&mut transaction, name).await?
@@ -427,7 +492,14 @@ impl<P: Fn(Progress) + Send + Sync> Rebuild<'_, P> {
             && served.position > self.position
             && self.store.entry_hash_at(served.position).await? == Some(served.entry_hash)
         {
-            folded = fold_rest(&mut transaction, self.store, self.projection, self.position, served.position).await?;
+            folded = fold_rest(
+                &mut transaction,
+                self.store,
+                self.projection,
+                self.position,
+                served.position,
+            )
+            .await?;
         }
         let mut position = self.position;
         if let Some(last) = folded.last() {
@@ -435,16 +507,32 @@ impl<P: Fn(Progress) + Send + Sync> Rebuild<'_, P> {
             entry_hash = last.entry_hash;
         }
         for table in self.projection.tables() {
-            let statement =
-                format!("drop table view.{table}; alter table {}.{table} set schema view", self.schema);
+            let statement = format!(
+                "drop table view.{table}; alter table {}.{table} set schema view",
+                self.schema
+            );
             transaction.execute(statement.as_str()).await.map_err(cannot(what))?;
         }
         checkpoint::replace(&mut transaction, name, version, position, entry_hash).await?;
-        sqlx::query(super::NOTIFY).execute(&mut *transaction).await.map_err(cannot(what))?;
+        sqlx::query(super::NOTIFY)
+            .execute(&mut *transaction)
+            .await
+            .map_err(cannot(what))?;
         transaction.commit().await.map_err(cannot(what))?;
         self.passed(&folded);
         Ok(())
     }
+}
+
+/// Whether all tables of a model are there to be served.
+pub(super) async fn tables_exist(
+    connection: &mut PgConnection,
+    projection: &dyn Projection,
+) -> Result<bool, sqlx::Error> {
+    sqlx::query_scalar(TABLES_EXIST)
+        .bind(projection.tables())
+        .fetch_one(connection)
+        .await
 }
 
 async fn read(store: &EventStore, after: Position, target: Position) -> Result<Vec<Record>, RebuildError> {
@@ -452,8 +540,13 @@ async fn read(store: &EventStore, after: Position, target: Position) -> Result<V
     if wanted == 0 {
         return Ok(Vec::new());
     }
-    let batch = store.read_after(after, usize::try_from(wanted).unwrap_or(BATCH)).await?;
-    let dense = batch.iter().zip(after.0 + 1..).find(|(record, expected)| record.position.0 != *expected);
+    let batch = store
+        .read_after(after, usize::try_from(wanted).unwrap_or(BATCH))
+        .await?;
+    let dense = batch
+        .iter()
+        .zip(after.0 + 1..)
+        .find(|(record, expected)| record.position.0 != *expected);
     match dense {
         Some((_, expected)) => Err(RebuildError::Gap(Position(expected))),
         None if batch.is_empty() => Err(RebuildError::Gap(after.next())),
@@ -496,7 +589,10 @@ async fn apply(
     projection: &dyn Projection,
     batch: &[Record],
 ) -> Result<(), RebuildError> {
-    let ends = batch.first().zip(batch.last()).map(|(first, last)| (first.position, last.position));
+    let ends = batch
+        .first()
+        .zip(batch.last())
+        .map(|(first, last)| (first.position, last.position));
     projection.apply(connection, batch).await.map_err(|source| {
         let (from, to) = ends.unwrap_or_default();
         RebuildError::Fold { from, to, source }

@@ -79,7 +79,9 @@ pub async fn status(
     Ok(projections
         .iter()
         .map(|projection| {
-            let found = checkpoints.iter().find(|checkpoint| checkpoint.projection == projection.name());
+            let found = checkpoints
+                .iter()
+                .find(|checkpoint| checkpoint.projection == projection.name());
             of_checkpoint(projection.as_ref(), found, head, now)
         })
         .collect())
@@ -105,7 +107,10 @@ fn of_checkpoint(
             heartbeat_at: None,
         };
     };
-    let owner = checkpoint.owner.clone().filter(|_| checkpoint.lease_until.is_some_and(|until| until > now));
+    let owner = checkpoint
+        .owner
+        .clone()
+        .filter(|_| checkpoint.lease_until.is_some_and(|until| until > now));
     let state = if checkpoint.failures > 0 {
         ProjectionState::Failing
     } else if owner.is_none() {

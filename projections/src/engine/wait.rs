@@ -38,19 +38,30 @@ pub(super) struct Board {
 
 impl Board {
     pub(super) fn new(models: impl Iterator<Item = (&'static str, i32)>) -> Self {
-        let unknown = Seen { position: Position::START, state: ProjectionState::Standby, failures: 0, error: None };
-        let entries = models.map(|(name, version)| (name, version, watch::Sender::new(unknown.clone()))).collect();
+        let unknown = Seen {
+            position: Position::START,
+            state: ProjectionState::Standby,
+            failures: 0,
+            error: None,
+        };
+        let entries = models
+            .map(|(name, version)| (name, version, watch::Sender::new(unknown.clone())))
+            .collect();
         Self { entries }
     }
 
     /// Name, version and state of every read model, in the order they were given.
     pub(super) fn entries(&self) -> impl Iterator<Item = (&'static str, i32, Seen)> {
-        self.entries.iter().map(|(name, version, seen)| (*name, *version, seen.borrow().clone()))
+        self.entries
+            .iter()
+            .map(|(name, version, seen)| (*name, *version, seen.borrow().clone()))
     }
 
     /// Changes what is known and wakes those who wait, if it is news.
     pub(super) fn update(&self, name: &str, change: impl FnOnce(&mut Seen)) {
-        let Some((_, _, seen)) = self.entries.iter().find(|entry| entry.0 == name) else { return };
+        let Some((_, _, seen)) = self.entries.iter().find(|entry| entry.0 == name) else {
+            return;
+        };
         seen.send_if_modified(|seen| {
             let before = seen.clone();
             change(seen);
@@ -135,8 +146,14 @@ mod tests {
     async fn waiting_is_bounded_and_says_who_is_behind() {
         let board = board();
         board.update("users", |seen| seen.position = Position(9));
-        let behind = board.wait(&["users", "routes"], Position(9), Duration::from_millis(5)).await.unwrap_err();
-        assert_eq!((behind.projection.as_str(), behind.position, behind.wanted), ("routes", Position(0), Position(9)));
+        let behind = board
+            .wait(&["users", "routes"], Position(9), Duration::from_millis(5))
+            .await
+            .unwrap_err();
+        assert_eq!(
+            (behind.projection.as_str(), behind.position, behind.wanted),
+            ("routes", Position(0), Position(9))
+        );
     }
 
     #[tokio::test]

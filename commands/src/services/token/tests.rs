@@ -30,12 +30,18 @@ fn identity() -> Identity {
 }
 
 fn access() -> String {
-    tokens().sign_access(&identity(), now(), now().plus_seconds(600)).unwrap()
+    tokens()
+        .sign_access(&identity(), now(), now().plus_seconds(600))
+        .unwrap()
 }
 
 fn refresh() -> String {
-    let Identity { user_id, session_id, .. } = identity();
-    tokens().sign_refresh(user_id, session_id, now(), now().plus_seconds(600)).unwrap()
+    let Identity {
+        user_id, session_id, ..
+    } = identity();
+    tokens()
+        .sign_refresh(user_id, session_id, now(), now().plus_seconds(600))
+        .unwrap()
 }
 
 fn part(token: &str, index: usize) -> Value {
@@ -75,16 +81,25 @@ fn a_token_of_ours_is_accepted_until_its_time_is_over() {
     assert_eq!(accepted.identity, identity());
     assert_eq!(accepted.expires_at, now().plus_seconds(600));
     assert!(tokens().verify_access(&access(), now().plus_seconds(599)).is_ok());
-    assert_eq!(tokens().verify_access(&access(), now().plus_seconds(600)), Err(TokenFault::Expired));
+    assert_eq!(
+        tokens().verify_access(&access(), now().plus_seconds(600)),
+        Err(TokenFault::Expired)
+    );
     let refresh_token = tokens().verify_refresh(&refresh(), now()).unwrap();
     assert_eq!(refresh_token.session_id, identity().session_id);
-    assert_eq!(tokens().verify_refresh(&refresh(), now().plus_seconds(600)), Err(TokenFault::Expired));
+    assert_eq!(
+        tokens().verify_refresh(&refresh(), now().plus_seconds(600)),
+        Err(TokenFault::Expired)
+    );
 }
 
 #[test]
 fn an_access_token_has_the_claims_of_every_contract() {
     let token = access();
-    assert_eq!(part(&token, 0), json!({"alg": "HS256", "typ": "at+jwt", "kid": TokenKey::new(&SECRET).id()}));
+    assert_eq!(
+        part(&token, 0),
+        json!({"alg": "HS256", "typ": "at+jwt", "kid": TokenKey::new(&SECRET).id()})
+    );
     let claims = part(&token, 1);
     for (name, value) in [
         ("sub", json!("00000000-0000-0000-0000-000000000001")),
@@ -108,15 +123,24 @@ fn an_access_token_has_the_claims_of_every_contract() {
 
 #[test]
 fn jw_1_only_our_algorithm_is_accepted() {
-    for alg in ["none", "None", "nOnE", "NONE", "", "hs256", "HS384", "HS512", "RS256", "ES256", "EdDSA"] {
-        assert_eq!(refused(&with_header(|header| header["alg"] = json!(alg))), TokenFault::Invalid, "{alg}");
+    for alg in [
+        "none", "None", "nOnE", "NONE", "", "hs256", "HS384", "HS512", "RS256", "ES256", "EdDSA",
+    ] {
+        assert_eq!(
+            refused(&with_header(|header| header["alg"] = json!(alg))),
+            TokenFault::Invalid,
+            "{alg}"
+        );
     }
     for alg in [json!(null), json!(1), json!(["HS256"])] {
         assert_eq!(refused(&with_header(|header| header["alg"] = alg)), TokenFault::Invalid);
     }
     let missing = with_header(|header| drop(header.as_object_mut().unwrap().remove("alg")));
     assert_eq!(refused(&missing), TokenFault::Invalid);
-    let (message, _) = access().rsplit_once('.').map(|(m, s)| (m.to_owned(), s.to_owned())).unwrap();
+    let (message, _) = access()
+        .rsplit_once('.')
+        .map(|(m, s)| (m.to_owned(), s.to_owned()))
+        .unwrap();
     assert_eq!(refused(&format!("{message}.")), TokenFault::Malformed);
     assert_eq!(refused(&message), TokenFault::Malformed);
 }
@@ -124,8 +148,20 @@ fn jw_1_only_our_algorithm_is_accepted() {
 #[test]
 fn jw_3_a_key_name_is_compared_and_nothing_else() {
     let long = "a".repeat(2000);
-    for kid in ["../../etc/passwd", "/dev/null", "' or 1=1 --", "", "unknown", long.as_str(), "\u{0}"] {
-        assert_eq!(refused(&with_header(|header| header["kid"] = json!(kid))), TokenFault::Invalid, "{kid}");
+    for kid in [
+        "../../etc/passwd",
+        "/dev/null",
+        "' or 1=1 --",
+        "",
+        "unknown",
+        long.as_str(),
+        "\u{0}",
+    ] {
+        assert_eq!(
+            refused(&with_header(|header| header["kid"] = json!(kid))),
+            TokenFault::Invalid,
+            "{kid}"
+        );
     }
     for kid in [json!(null), json!(1), json!([TokenKey::new(&SECRET).id()]), json!({})] {
         assert_eq!(refused(&with_header(|header| header["kid"] = kid)), TokenFault::Invalid);
@@ -155,7 +191,11 @@ fn jw_5_what_the_header_demands_beyond_our_form_is_refused() {
         ("enc", json!("A128GCM")),
         ("nonce", json!("x")),
     ] {
-        assert_eq!(refused(&with_header(|header| header[name] = value)), TokenFault::Invalid, "{name}");
+        assert_eq!(
+            refused(&with_header(|header| header[name] = value)),
+            TokenFault::Invalid,
+            "{name}"
+        );
     }
 }
 
@@ -164,13 +204,23 @@ fn jw_6_each_kind_of_token_serves_its_own_purpose() {
     assert_eq!(refused(&refresh()), TokenFault::WrongType);
     assert_eq!(tokens().verify_refresh(&access(), now()), Err(TokenFault::WrongType));
     for typ in ["JWT", "at+JWT", "application/at+jwt", "refresh+jwt", "", "id+jwt"] {
-        assert_eq!(refused(&with_header(|header| header["typ"] = json!(typ))), TokenFault::WrongType, "{typ}");
+        assert_eq!(
+            refused(&with_header(|header| header["typ"] = json!(typ))),
+            TokenFault::WrongType,
+            "{typ}"
+        );
     }
     let missing = with_header(|header| drop(header.as_object_mut().unwrap().remove("typ")));
     assert_eq!(refused(&missing), TokenFault::Invalid);
     for name in ["type", "token_type"] {
-        assert_eq!(refused(&with_claims(|claims| claims[name] = json!("refresh"))), TokenFault::WrongType);
-        assert_eq!(refused(&with_claims(|claims| claims[name] = json!("mfa_pending"))), TokenFault::Invalid);
+        assert_eq!(
+            refused(&with_claims(|claims| claims[name] = json!("refresh"))),
+            TokenFault::WrongType
+        );
+        assert_eq!(
+            refused(&with_claims(|claims| claims[name] = json!("mfa_pending"))),
+            TokenFault::Invalid
+        );
     }
     let later = now().plus_seconds(600);
     assert_eq!(tokens().verify_access(&refresh(), later), Err(TokenFault::Expired));
@@ -179,7 +229,18 @@ fn jw_6_each_kind_of_token_serves_its_own_purpose() {
 #[test]
 fn jw_7_every_claim_is_needed_and_strict() {
     for name in [
-        "iss", "aud", "sub", "user_id", "session_id", "exp", "iat", "jti", "type", "token_type", "role", "tv",
+        "iss",
+        "aud",
+        "sub",
+        "user_id",
+        "session_id",
+        "exp",
+        "iat",
+        "jti",
+        "type",
+        "token_type",
+        "role",
+        "tv",
     ] {
         let token = with_claims(|claims| drop(claims.as_object_mut().unwrap().remove(name)));
         assert_eq!(refused(&token), TokenFault::Invalid, "without {name}");
@@ -211,13 +272,21 @@ fn jw_7_every_claim_is_needed_and_strict() {
         ("nbf", json!(1.5)),
     ] {
         let shown = format!("{name} {value}");
-        assert_eq!(refused(&with_claims(|claims| claims[name] = value)), TokenFault::Invalid, "{shown}");
+        assert_eq!(
+            refused(&with_claims(|claims| claims[name] = value)),
+            TokenFault::Invalid,
+            "{shown}"
+        );
     }
     // An expiry beyond what time can count is far away, not past; signing it takes our key.
     let far = with_claims(|claims| claims["exp"] = json!(u64::MAX));
     assert_eq!(tokens().verify_access(&far, now()).unwrap().expires_at, Timestamp::MAX);
     // A clock a little ahead of ours is not an attack.
-    assert!(tokens().verify_access(&with_claims(|claims| claims["iat"] = json!(NOW_SECONDS + 30)), now()).is_ok());
+    assert!(
+        tokens()
+            .verify_access(&with_claims(|claims| claims["iat"] = json!(NOW_SECONDS + 30)), now())
+            .is_ok()
+    );
 }
 
 #[test]
@@ -253,7 +322,10 @@ fn jw_8_every_byte_of_a_token_counts() {
         bytes[index] = if bytes[index] == b'A' { b'B' } else { b'A' };
         let changed = String::from_utf8(bytes).unwrap();
         assert!(tokens().verify_access(&changed, now()).is_err(), "byte {index}");
-        assert!(tokens().verify_access(&token[..index], now()).is_err(), "cut at {index}");
+        assert!(
+            tokens().verify_access(&token[..index], now()).is_err(),
+            "cut at {index}"
+        );
     }
     let (message, signature) = token.rsplit_once('.').unwrap();
     let raw = URL_SAFE_NO_PAD.decode(signature).unwrap();
@@ -278,7 +350,10 @@ fn jw_8_every_byte_of_a_token_counts() {
 #[test]
 fn jw_9_size_is_looked_at_first() {
     assert_eq!(refused(&"a".repeat(65_536)), TokenFault::Malformed);
-    assert_eq!(refused(&format!("{}.{}.x", "a".repeat(MAX_TOKEN_BYTES), "b")), TokenFault::Malformed);
+    assert_eq!(
+        refused(&format!("{}.{}.x", "a".repeat(MAX_TOKEN_BYTES), "b")),
+        TokenFault::Malformed
+    );
     let deep = format!("{{\"a\":{}{}}}", "[".repeat(1000), "]".repeat(1000));
     let header = part(&access(), 0).to_string();
     assert_eq!(refused(&forge(&header, &deep)), TokenFault::Invalid);
@@ -307,7 +382,10 @@ fn a_token_of_another_key_is_refused_until_the_key_is_known() {
 #[test]
 fn a_key_does_not_print() {
     let shown = format!("{:?}", tokens());
-    assert!(!shown.contains(&hex::encode(SECRET)) && !shown.contains("7, 7"), "{shown}");
+    assert!(
+        !shown.contains(&hex::encode(SECRET)) && !shown.contains("7, 7"),
+        "{shown}"
+    );
 }
 
 #[test]
@@ -319,7 +397,14 @@ fn an_opaque_token_is_64_random_bytes_and_only_its_digest_is_kept() {
     assert_ne!(OpaqueToken::generate().unwrap().digest(), token.digest());
     assert!(!format!("{token:?}").contains(token.as_str()));
     let cut = &token.as_str()[..85];
-    for text in ["", cut, &format!("{}=", cut), &format!("{cut}é"), &format!("{}A", token.as_str()), &"!".repeat(86)] {
+    for text in [
+        "",
+        cut,
+        &format!("{cut}="),
+        &format!("{cut}é"),
+        &format!("{}A", token.as_str()),
+        &"!".repeat(86),
+    ] {
         assert_eq!(OpaqueToken::digest_of(text), None, "{text:?}");
     }
 }

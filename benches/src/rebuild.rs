@@ -1,0 +1,82 @@
+//! Rebuilding the read model of content, against reading the same rows of the log raw.
+
+use std::time::Instant;
+
+use annals_api::App;
+use annals_domain::Caller;
+use annals_projections::RebuildOptions;
+use annals_projections::content::Contents;
+use anyhow::{Context, Result};
+use futures::stream::{self, StreamExt, TryStreamExt};
+use serde::Serialize;
+use uuid::Uuid;
+
+use crate::append::command;
+
+/// Rows of one read, as many as a rebuild reads at once.
+const PAGE: i64 = 1000;
+/// Commands under way while the log is filled.
+const FILLING: usize = 256;
+
+const READ: &str = "
+    select position, aggregate_type, aggregate_id, sequence, event_type, event_version, payload::text, metadata::text
+    from log.events
+    where position > $1
+    order by position
+    limit $2
+";
+
+/// How fast a read model is built.
+#[derive(Debug, Serialize)]
+pub(crate) struct Row {
+    /// Events of the log.
+    pub(crate) events: u64,
+    /// Events folded into the read model a second.
+    pub(crate) rebuilt_per_second: f64,
+    /// Rows read a second, and dropped.
+    pub(crate) read_per_second: f64,
+    /// The one over the other.
+    pub(crate) to_read: f64,
+}
+
+/// Fills the log to `events`, reads it raw, and rebuilds `contents` from it.
+///
+/// # Errors
+/// Anything that keeps the measurement from being one.
+pub(crate) async fn run(app: &App, events: u64) -> Result<Row> {
+    let store = app.store();
+    let head = store.head().await?.position.get();
+    stream::iter(head..events.max(head))
+        .map(|_| async { store.append(command()).await.map(drop) })
+        .buffer_unordered(FILLING)
+        .try_collect::<()>()
+        .await
+        .context("filling the log")?;
+    let events = store.head().await?.position.get();
+
+    let begin = Instant::now();
+    let mut position = 0_i64;
+    let mut read = 0_u64;
+    loop {
+        let rows = sqlx::query_as::<_, (i64, String, String, i64, String, String, String, String)>(READ)
+            .bind(position)
+            .bind(PAGE)
+            .fetch_all(store.database().pool())
+            .await?;
+        let Some(last) = rows.last() else { break };
+        position = last.0;
+        read += rows.len() as u64;
+    }
+    let read_per_second = rate(read, begin);
+
+    let caller = Caller::system("benches", Uuid::now_v7());
+    let begin = Instant::now();
+    annals_projections::rebuild(&caller, store, &Contents, RebuildOptions::default(), |_| {}).await?;
+    let rebuilt_per_second = rate(events, begin);
+    Ok(Row { events, rebuilt_per_second, read_per_second, to_read: rebuilt_per_second / read_per_second })
+}
+
+#[expect(clippy::cast_precision_loss, reason = "a rate for people")]
+fn rate(count: u64, begin: Instant) -> f64 {
+    count as f64 / begin.elapsed().as_secs_f64()
+}

@@ -1,0 +1,23 @@
+//! End-to-end tests, one module per noun. One binary, so that they share a cluster and link once.
+
+mod cli;
+mod audit;
+mod auth;
+mod bad_input;
+mod commands;
+mod content;
+mod database;
+mod datatype;
+mod delivery;
+mod django;
+mod durability;
+mod embedded;
+mod eventstore;
+mod field;
+mod freshness;
+mod http;
+mod projections;
+mod route;
+mod session;
+mod site;
+mod user;

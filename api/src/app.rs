@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::io;
+use std::path::Path;
 use std::sync::Arc;
 
 use annals_commands::user::Register;
@@ -10,8 +11,9 @@ use annals_commands::{
     PasswordSettings, SystemClock, TokenKey, TokenSettings, Tokens,
 };
 use annals_domain::{Caller, ClaimScope, EmailAddress, Role};
+use annals_eventstore::checkpoint;
 use annals_eventstore::database::{Database, DatabaseError, DatabaseOptions, DatabaseSource};
-use annals_eventstore::embedded::{BinariesSearch, ClusterOptions};
+use annals_eventstore::embedded::{BinariesSearch, Cluster, ClusterOptions};
 use annals_eventstore::vault::{MasterKey, Vault, VaultError};
 use annals_eventstore::{EventStore, WriterOptions};
 use annals_projections::{Engine, EngineOptions, ProjectionState};
@@ -78,7 +80,10 @@ impl AppState {
     pub fn stuck_projections(&self) -> Vec<&'static str> {
         let statuses = self.0.engine.statuses();
         let stuck = statuses.into_iter().filter(|status| {
-            matches!(status.state, ProjectionState::Failing | ProjectionState::Stopped | ProjectionState::Unknown)
+            matches!(
+                status.state,
+                ProjectionState::Failing | ProjectionState::Stopped | ProjectionState::Unknown
+            )
         });
         stuck.map(|status| status.name).collect()
     }
@@ -97,7 +102,10 @@ impl App {
     /// # Errors
     /// [`StartError`] naming the step.
     pub async fn start(config: Config) -> Result<Self, StartError> {
-        let options = DatabaseOptions { max_connections: config.database.pool_connections, ..DatabaseOptions::default() };
+        let options = DatabaseOptions {
+            max_connections: config.database.pool_connections,
+            ..DatabaseOptions::default()
+        };
         let database = Database::open(database_source(&config), options).await?;
         match Self::start_on(database.clone(), config, Arc::new(SystemClock)).await {
             Ok(app) => Ok(app),
@@ -121,6 +129,7 @@ impl App {
             tracing::warn!("role annals_app may not be used here; triggers alone protect the log");
         }
         let store = start_store(database, &config).await?;
+        give_back_leases_of_the_dead(store.database()).await;
         let commands = match start_commands(&store, clock, &config) {
             Ok(commands) => commands,
             Err(error) => {
@@ -128,8 +137,19 @@ impl App {
                 return Err(error);
             }
         };
-        let engine = Engine::start(store.clone(), annals_projections::read_models(), EngineOptions::default());
-        let app = Self { state: AppState(Arc::new(Inner { config, store, commands, engine })) };
+        let engine = Engine::start(
+            store.clone(),
+            annals_projections::read_models(),
+            EngineOptions::default(),
+        );
+        let app = Self {
+            state: AppState(Arc::new(Inner {
+                config,
+                store,
+                commands,
+                engine,
+            })),
+        };
         if let Err(error) = app.ensure_administrator().await {
             app.wind_down().await;
             return Err(error);
@@ -189,7 +209,9 @@ impl App {
     /// Creates the administrator of the configuration unless the address has an account.
     async fn ensure_administrator(&self) -> Result<(), StartError> {
         let config = self.state.config();
-        let (Some(email), Some(password)) = (&config.admin_email, &config.admin_password) else { return Ok(()) };
+        let (Some(email), Some(password)) = (&config.admin_email, &config.admin_password) else {
+            return Ok(());
+        };
         let email = EmailAddress::parse(email).map_err(|error| StartError::Administrator(error.to_string()))?;
         let caller = Caller::system("start", Uuid::now_v7());
         let wanted = administrator(email, password.clone());
@@ -201,6 +223,16 @@ impl App {
             Err(CommandError::Taken { scopes }) if scopes.contains(&ClaimScope::Email) => Ok(()),
             Err(error) => Err(StartError::Administrator(error.to_string())),
         }
+    }
+}
+
+/// Read models need not wait for leases to run out that a killed server has left: where this process runs the database,
+/// nobody else can be leading them.
+async fn give_back_leases_of_the_dead(database: &Database) {
+    if database.cluster().is_some_and(Cluster::is_owner)
+        && let Err(error) = checkpoint::release_all(database.pool()).await
+    {
+        tracing::warn!(%error, "leases of an earlier process were not given back; they run out by themselves");
     }
 }
 
@@ -226,10 +258,26 @@ pub(crate) fn start_commands(
     clock: Arc<dyn Clock>,
     config: &Config,
 ) -> Result<Commands, StartError> {
+    make_private_folder(&config.keys_dir()).map_err(StartError::TokenKey)?;
     let token_key = TokenKey::load_or_create(&config.keys_dir().join("token.key")).map_err(StartError::TokenKey)?;
     let tokens = Tokens::new(token_key, Vec::new(), TokenSettings::default());
     let passwords = PasswordPool::start(&password_settings(config))?;
-    Ok(Commands::new(store.clone(), clock, passwords, tokens, command_settings(config)))
+    Ok(Commands::new(
+        store.clone(),
+        clock,
+        passwords,
+        tokens,
+        command_settings(config),
+    ))
+}
+
+/// Whoever may list the folder of the keys may at least see when they change; only their owner has a reason to.
+fn make_private_folder(folder: &Path) -> io::Result<()> {
+    let mut builder = std::fs::DirBuilder::new();
+    builder.recursive(true);
+    #[cfg(unix)]
+    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
+    builder.create(folder)
 }
 
 /// Registration of an administrator, for the start and for the command line.
@@ -274,7 +322,11 @@ pub async fn serve(
         ended = &mut running => ended.is_err(),
     };
     app.stop().await?;
-    if panicked { Err(StartError::ServerPanicked) } else { Ok(()) }
+    if panicked {
+        Err(StartError::ServerPanicked)
+    } else {
+        Ok(())
+    }
 }
 
 /// Why the application did not start, or did not stop as it should.
@@ -308,16 +360,29 @@ pub(crate) fn database_source(config: &Config) -> DatabaseSource {
     match config.database_url() {
         Some(url) => DatabaseSource::External(SecretString::from(url)),
         None => {
-            let binaries = BinariesSearch { configured: config.postgres_bin.clone(), ..BinariesSearch::from_environment() };
-            let options = ClusterOptions { binaries, ..ClusterOptions::default() };
-            DatabaseSource::Embedded { data_dir: config.data_dir.clone(), options }
+            let binaries = BinariesSearch {
+                configured: config.postgres_bin.clone(),
+                ..BinariesSearch::from_environment()
+            };
+            let options = ClusterOptions {
+                binaries,
+                ..ClusterOptions::default()
+            };
+            DatabaseSource::Embedded {
+                data_dir: config.data_dir.clone(),
+                options,
+            }
         }
     }
 }
 
 fn password_settings(config: &Config) -> PasswordSettings {
     let wanted = &config.password;
-    let threads = if wanted.threads == 0 { PasswordSettings::default().threads } else { wanted.threads };
+    let threads = if wanted.threads == 0 {
+        PasswordSettings::default().threads
+    } else {
+        wanted.threads
+    };
     PasswordSettings {
         memory_kib: wanted.memory_kib,
         iterations: wanted.iterations,

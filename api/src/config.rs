@@ -197,9 +197,11 @@ impl Config {
     /// # Errors
     /// [`ConfigError`] naming the key, and the file or variable that it came from.
     pub fn load(file: Option<&Path>) -> Result<Self, ConfigError> {
-        let named = file
-            .map(Path::to_path_buf)
-            .or_else(|| std::env::var_os("ANNALS_CONFIG").filter(|value| !value.is_empty()).map(PathBuf::from));
+        let named = file.map(Path::to_path_buf).or_else(|| {
+            std::env::var_os("ANNALS_CONFIG")
+                .filter(|value| !value.is_empty())
+                .map(PathBuf::from)
+        });
         let mut layers = Figment::from(Toml::string(DEFAULTS));
         layers = match named {
             Some(path) if !path.is_file() => return Err(ConfigError::NoFile(path)),
@@ -251,8 +253,11 @@ impl Config {
             if origin == "*" {
                 return refuse("cors.origins", "`*` cannot be used with credentials; name each origin");
             }
-            let scheme = origin.strip_prefix("https://").or_else(|| origin.strip_prefix("http://"));
-            if scheme.is_none_or(|host| host.is_empty() || host.contains('/')) || HeaderValue::from_str(origin).is_err() {
+            let scheme = origin
+                .strip_prefix("https://")
+                .or_else(|| origin.strip_prefix("http://"));
+            if scheme.is_none_or(|host| host.is_empty() || host.contains('/')) || HeaderValue::from_str(origin).is_err()
+            {
                 return refuse("cors.origins", "an origin is scheme://host[:port] without a path");
             }
         }
@@ -267,8 +272,14 @@ impl Config {
             ("server.max_json_depth", self.server.max_json_depth as u64),
             ("token.access_lifetime_s", self.token.access_lifetime_s.into()),
             ("token.refresh_lifetime_s", self.token.refresh_lifetime_s.into()),
-            ("token.django_access_lifetime_s", self.token.django_access_lifetime_s.into()),
-            ("token.django_refresh_lifetime_s", self.token.django_refresh_lifetime_s.into()),
+            (
+                "token.django_access_lifetime_s",
+                self.token.django_access_lifetime_s.into(),
+            ),
+            (
+                "token.django_refresh_lifetime_s",
+                self.token.django_refresh_lifetime_s.into(),
+            ),
             ("password.queue", self.password.queue as u64),
         ];
         if let Some((key, _)) = positive.iter().find(|(_, value)| *value == 0) {
@@ -279,7 +290,10 @@ impl Config {
             return refuse("server.max_json_depth", "must be at most 100");
         }
         if self.database.pool_connections < 4 {
-            return refuse("database.pool_connections", "must be at least 4: writer, projections and listener hold one each");
+            return refuse(
+                "database.pool_connections",
+                "must be at least 4: writer, projections and listener hold one each",
+            );
         }
         if self.admin_email.is_some() != self.admin_password.is_some() {
             return refuse("admin_email", "admin_email and admin_password belong together");
@@ -302,7 +316,11 @@ impl Config {
     /// Text of the connection URL, when a server of one's own is used.
     #[must_use]
     pub fn database_url(&self) -> Option<&str> {
-        self.database.url.as_ref().map(ExposeSecret::expose_secret).filter(|url| !url.is_empty())
+        self.database
+            .url
+            .as_ref()
+            .map(ExposeSecret::expose_secret)
+            .filter(|url| !url.is_empty())
     }
 }
 
@@ -336,7 +354,10 @@ fn explain(error: figment::Error) -> String {
 
     let lines = error.into_iter().map(|fault| {
         let origin = fault.metadata.as_ref().map_or_else(String::new, |metadata| {
-            let place = metadata.source.as_ref().map_or_else(|| metadata.name.to_string(), ToString::to_string);
+            let place = metadata
+                .source
+                .as_ref()
+                .map_or_else(|| metadata.name.to_string(), ToString::to_string);
             format!(" (in {place})")
         });
         let mut path = fault.path.clone();
@@ -376,7 +397,11 @@ fn networks<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Network>, 
         }
 
         fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Self::Value, E> {
-            text.split(',').map(str::trim).filter(|part| !part.is_empty()).map(|part| part.parse().map_err(E::custom)).collect()
+            text.split(',')
+                .map(str::trim)
+                .filter(|part| !part.is_empty())
+                .map(|part| part.parse().map_err(E::custom))
+                .collect()
         }
 
         fn visit_seq<A: SeqAccess<'de>>(self, mut sequence: A) -> Result<Self::Value, A::Error> {
@@ -421,13 +446,21 @@ impl FromStr for Network {
         let (version, bits) = number(address);
         let width: u32 = if version == 4 { 32 } else { 128 };
         let prefix = match prefix {
-            Some(prefix) => prefix.parse::<u32>().ok().filter(|prefix| *prefix <= width).ok_or_else(wrong)?,
+            Some(prefix) => prefix
+                .parse::<u32>()
+                .ok()
+                .filter(|prefix| *prefix <= width)
+                .ok_or_else(wrong)?,
             None => width,
         };
         let all = if version == 4 { u128::from(u32::MAX) } else { u128::MAX };
         let host = if prefix == width { 0 } else { all >> prefix };
         let mask = all & !host;
-        Ok(Self { base: bits & mask, mask, version })
+        Ok(Self {
+            base: bits & mask,
+            mask,
+            version,
+        })
     }
 }
 
@@ -461,8 +494,13 @@ mod tests {
 
     #[test]
     fn a_wrong_value_is_not_repeated() {
-        let error = read("[token]\naccess_lifetime_s = \"s3cret\"").expect_err("not a number").to_string();
-        assert!(error.contains("token.access_lifetime_s") && !error.contains("s3cret"), "{error}");
+        let error = read("[token]\naccess_lifetime_s = \"s3cret\"")
+            .expect_err("not a number")
+            .to_string();
+        assert!(
+            error.contains("token.access_lifetime_s") && !error.contains("s3cret"),
+            "{error}"
+        );
     }
 
     #[test]
@@ -488,8 +526,24 @@ mod tests {
         assert!(network.contains("::ffff:10.1.2.3".parse().expect("address")));
         assert!(!network.contains("10.2.0.1".parse().expect("address")));
         assert!("10.0.0.0/33".parse::<Network>().is_err());
-        assert!("0.0.0.0/0".parse::<Network>().expect("valid").contains("8.8.8.8".parse().expect("address")));
-        assert!("::/0".parse::<Network>().expect("valid").contains("2001:db8::1".parse().expect("address")));
-        assert_eq!(read("trusted_proxies = \"10.0.0.0/8, ::1\"").expect("text").trusted_proxies.len(), 2);
+        assert!(
+            "0.0.0.0/0"
+                .parse::<Network>()
+                .expect("valid")
+                .contains("8.8.8.8".parse().expect("address"))
+        );
+        assert!(
+            "::/0"
+                .parse::<Network>()
+                .expect("valid")
+                .contains("2001:db8::1".parse().expect("address"))
+        );
+        assert_eq!(
+            read("trusted_proxies = \"10.0.0.0/8, ::1\"")
+                .expect("text")
+                .trusted_proxies
+                .len(),
+            2
+        );
     }
 }

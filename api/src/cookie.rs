@@ -20,7 +20,10 @@ pub(crate) fn take_away(config: &CookieConfig) -> HeaderValue {
 
 fn header(config: &CookieConfig, value: &str, lifetime_s: u64) -> HeaderValue {
     let secure = if config.secure { "; Secure" } else { "" };
-    let text = format!("{}={value}; Path=/; Max-Age={lifetime_s}; HttpOnly; SameSite=Lax{secure}", config.name);
+    let text = format!(
+        "{}={value}; Path=/; Max-Age={lifetime_s}; HttpOnly; SameSite=Lax{secure}",
+        config.name
+    );
     let mut header = HeaderValue::try_from(text).expect("a configured name and a token are ASCII");
     header.set_sensitive(true);
     header
@@ -53,7 +56,9 @@ pub(crate) fn refuse_foreign_pages(method: &Method, headers: &HeaderMap, cors: &
     let own = match (text(&SEC_FETCH_SITE), origin) {
         (Some(site), _) => matches!(site, "same-origin" | "none"),
         (None, Some(origin)) => {
-            let host = origin.strip_prefix("https://").or_else(|| origin.strip_prefix("http://"));
+            let host = origin
+                .strip_prefix("https://")
+                .or_else(|| origin.strip_prefix("http://"));
             host.is_some() && host == text(&HOST)
         }
         (None, None) => true,
@@ -73,18 +78,30 @@ mod tests {
     use super::*;
 
     fn config(secure: bool) -> CookieConfig {
-        CookieConfig { name: "annals_session".to_owned(), secure }
+        CookieConfig {
+            name: "annals_session".to_owned(),
+            secure,
+        }
     }
 
     fn headers(pairs: &[(HeaderName, &str)]) -> HeaderMap {
-        pairs.iter().map(|(name, value)| (name.clone(), HeaderValue::from_str(value).expect("ascii"))).collect()
+        pairs
+            .iter()
+            .map(|(name, value)| (name.clone(), HeaderValue::from_str(value).expect("ascii")))
+            .collect()
     }
 
     #[test]
     fn the_cookie_is_hidden_from_scripts_and_from_other_sites() {
         let given = give(&config(true), "abc.def", 60);
-        assert_eq!(given, "annals_session=abc.def; Path=/; Max-Age=60; HttpOnly; SameSite=Lax; Secure");
-        assert_eq!(take_away(&config(false)), "annals_session=; Path=/; Max-Age=0; HttpOnly; SameSite=Lax");
+        assert_eq!(
+            given,
+            "annals_session=abc.def; Path=/; Max-Age=60; HttpOnly; SameSite=Lax; Secure"
+        );
+        assert_eq!(
+            take_away(&config(false)),
+            "annals_session=; Path=/; Max-Age=0; HttpOnly; SameSite=Lax"
+        );
     }
 
     #[test]
@@ -97,17 +114,24 @@ mod tests {
 
     #[test]
     fn foreign_pages_are_told_apart() {
-        let cors = CorsConfig { origins: vec!["https://app.example.com".to_owned()] };
-        let passes =
-            |pairs: &[(HeaderName, &str)]| refuse_foreign_pages(&Method::POST, &headers(pairs), &cors).is_ok();
+        let cors = CorsConfig {
+            origins: vec!["https://app.example.com".to_owned()],
+        };
+        let passes = |pairs: &[(HeaderName, &str)]| refuse_foreign_pages(&Method::POST, &headers(pairs), &cors).is_ok();
         assert!(passes(&[]));
         assert!(passes(&[(SEC_FETCH_SITE, "same-origin")]) && passes(&[(SEC_FETCH_SITE, "none")]));
         assert!(!passes(&[(SEC_FETCH_SITE, "cross-site")]) && !passes(&[(SEC_FETCH_SITE, "same-site")]));
         assert!(passes(&[(ORIGIN, "http://cms.example.com"), (HOST, "cms.example.com")]));
         assert!(!passes(&[(ORIGIN, "http://evil.test"), (HOST, "cms.example.com")]));
         assert!(!passes(&[(ORIGIN, "null"), (HOST, "cms.example.com")]));
-        assert!(passes(&[(ORIGIN, "https://app.example.com"), (SEC_FETCH_SITE, "cross-site")]));
-        assert!(!passes(&[(ORIGIN, "https://app.example.com.evil.test"), (SEC_FETCH_SITE, "cross-site")]));
+        assert!(passes(&[
+            (ORIGIN, "https://app.example.com"),
+            (SEC_FETCH_SITE, "cross-site")
+        ]));
+        assert!(!passes(&[
+            (ORIGIN, "https://app.example.com.evil.test"),
+            (SEC_FETCH_SITE, "cross-site")
+        ]));
         let evil = headers(&[(SEC_FETCH_SITE, "cross-site")]);
         assert!(refuse_foreign_pages(&Method::GET, &evil, &cors).is_ok());
     }

@@ -6,7 +6,10 @@ use utoipa::openapi::{ComponentsBuilder, InfoBuilder, LicenseBuilder, OpenApi, O
 /// Title, licence and security schemes; paths are added by the routes themselves.
 pub(crate) fn frame() -> OpenApi {
     let cookie = crate::config::Config::defaults().cookie.name;
-    let license = LicenseBuilder::new().name("MIT OR Apache-2.0").identifier(Some("MIT OR Apache-2.0")).build();
+    let license = LicenseBuilder::new()
+        .name("MIT OR Apache-2.0")
+        .identifier(Some("MIT OR Apache-2.0"))
+        .build();
     let info = InfoBuilder::new()
         .title("Annals")
         .version(env!("CARGO_PKG_VERSION"))
@@ -19,9 +22,17 @@ pub(crate) fn frame() -> OpenApi {
     let components = ComponentsBuilder::new()
         .security_scheme(
             "bearer",
-            SecurityScheme::Http(HttpBuilder::new().scheme(HttpAuthScheme::Bearer).bearer_format("JWT").build()),
+            SecurityScheme::Http(
+                HttpBuilder::new()
+                    .scheme(HttpAuthScheme::Bearer)
+                    .bearer_format("JWT")
+                    .build(),
+            ),
         )
-        .security_scheme("cookie", SecurityScheme::ApiKey(ApiKey::Cookie(ApiKeyValue::new(cookie))))
+        .security_scheme(
+            "cookie",
+            SecurityScheme::ApiKey(ApiKey::Cookie(ApiKeyValue::new(cookie))),
+        )
         .build();
     OpenApiBuilder::new().info(info).components(Some(components)).build()
 }

@@ -38,11 +38,7 @@ struct Refusal {
 
 impl Problem {
     /// A refusal; 401 gets its challenge by itself.
-    pub fn new(
-        status: StatusCode,
-        code: impl Into<Cow<'static, str>>,
-        message: impl Into<Cow<'static, str>>,
-    ) -> Self {
+    pub fn new(status: StatusCode, code: impl Into<Cow<'static, str>>, message: impl Into<Cow<'static, str>>) -> Self {
         let mut headers = HeaderMap::new();
         if status == StatusCode::UNAUTHORIZED {
             headers.insert(WWW_AUTHENTICATE, BEARER);
@@ -63,18 +59,12 @@ impl Problem {
     }
 
     /// 400 naming the member or parameter at fault.
-    pub fn bad_field(
-        field: impl Into<Cow<'static, str>>,
-        message: impl Into<Cow<'static, str>>,
-    ) -> Self {
+    pub fn bad_field(field: impl Into<Cow<'static, str>>, message: impl Into<Cow<'static, str>>) -> Self {
         Self::new(StatusCode::BAD_REQUEST, "VALIDATION_ERROR", message).on(field)
     }
 
     /// 422 naming the member or parameter at fault (contract of the FastAPI document).
-    pub fn unprocessable(
-        field: impl Into<Cow<'static, str>>,
-        message: impl Into<Cow<'static, str>>,
-    ) -> Self {
+    pub fn unprocessable(field: impl Into<Cow<'static, str>>, message: impl Into<Cow<'static, str>>) -> Self {
         Self::new(StatusCode::UNPROCESSABLE_ENTITY, "VALIDATION_ERROR", message).on(field)
     }
 
@@ -113,27 +103,15 @@ impl Problem {
             StatusCode::NOT_FOUND => ("NOT_FOUND", "Not found"),
             StatusCode::METHOD_NOT_ALLOWED => ("METHOD_NOT_ALLOWED", "Method not allowed"),
             StatusCode::NOT_ACCEPTABLE => ("NOT_ACCEPTABLE", "Not acceptable"),
-            StatusCode::REQUEST_TIMEOUT => {
-                ("TIMEOUT", "The request body did not arrive in time.")
-            }
+            StatusCode::REQUEST_TIMEOUT => ("TIMEOUT", "The request body did not arrive in time."),
             StatusCode::CONFLICT => ("CONFLICT", "Conflict"),
             StatusCode::LENGTH_REQUIRED => ("LENGTH_REQUIRED", "Length required"),
-            StatusCode::PAYLOAD_TOO_LARGE => {
-                ("PAYLOAD_TOO_LARGE", "The request body is too large.")
-            }
+            StatusCode::PAYLOAD_TOO_LARGE => ("PAYLOAD_TOO_LARGE", "The request body is too large."),
             StatusCode::URI_TOO_LONG => ("URI_TOO_LONG", "The request URI is too long."),
-            StatusCode::UNSUPPORTED_MEDIA_TYPE => {
-                ("UNSUPPORTED_MEDIA_TYPE", "Unsupported media type")
-            }
-            StatusCode::UNPROCESSABLE_ENTITY => {
-                ("VALIDATION_ERROR", "The request cannot be processed.")
-            }
-            StatusCode::TOO_MANY_REQUESTS => {
-                ("RATE_LIMITED", "Rate limit exceeded. Please try again later.")
-            }
-            StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE => {
-                ("HEADERS_TOO_LARGE", "The request headers are too large.")
-            }
+            StatusCode::UNSUPPORTED_MEDIA_TYPE => ("UNSUPPORTED_MEDIA_TYPE", "Unsupported media type"),
+            StatusCode::UNPROCESSABLE_ENTITY => ("VALIDATION_ERROR", "The request cannot be processed."),
+            StatusCode::TOO_MANY_REQUESTS => ("RATE_LIMITED", "Rate limit exceeded. Please try again later."),
+            StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE => ("HEADERS_TOO_LARGE", "The request headers are too large."),
             StatusCode::SERVICE_UNAVAILABLE => ("SERVICE_UNAVAILABLE", "Service unavailable"),
             _ if status.is_client_error() => ("BAD_REQUEST", "The request was refused."),
             _ => ("INTERNAL_SERVER_ERROR", "Internal server error"),
@@ -208,10 +186,8 @@ impl Problem {
     pub fn denied(denied: Denied) -> Self {
         match denied {
             Denied::Unauthenticated => Self::unauthenticated("Not authenticated"),
-            Denied::Forbidden(permission) => {
-                Self::forbidden(format!("Permission denied: {permission}"))
-                    .with_details(serde_json::json!({ "permission": permission }))
-            }
+            Denied::Forbidden(permission) => Self::forbidden(format!("Permission denied: {permission}"))
+                .with_details(serde_json::json!({ "permission": permission })),
         }
     }
 
@@ -248,9 +224,7 @@ impl Problem {
                     .insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
                 response
             }
-            Shape::Django => {
-                Json(serde_json::json!({ "detail": refusal.message })).into_response()
-            }
+            Shape::Django => Json(serde_json::json!({ "detail": refusal.message })).into_response(),
         };
         *response.status_mut() = refusal.status;
         for (name, value) in &refusal.headers {
@@ -285,33 +259,47 @@ impl From<CommandError> for Problem {
                 let what = field.unwrap_or("id").replace('_', " ");
                 Self::new(StatusCode::CONFLICT, code, format!("This {what} is already taken."))
             }
-            CommandError::Missing { scope, field: Some(field) } => {
+            CommandError::Missing {
+                scope,
+                field: Some(field),
+            } => {
                 let noun = scope.as_str().replace('_', " ");
-                Self::new(StatusCode::BAD_REQUEST, code, format!("{field}: there is no such {noun}"))
+                Self::new(
+                    StatusCode::BAD_REQUEST,
+                    code,
+                    format!("{field}: there is no such {noun}"),
+                )
             }
             CommandError::Missing { scope, field: None } => {
                 let noun = scope.as_str().replace('_', " ");
                 Self::new(StatusCode::NOT_FOUND, code, format!("There is no such {noun}."))
             }
             CommandError::Token(_) => Self::new(StatusCode::UNAUTHORIZED, code, "Could not validate credentials"),
-            CommandError::Stale { expected, actual } => {
-                Self::new(StatusCode::PRECONDITION_FAILED, code, format!("The present version is {actual}, not {expected}."))
-                    .on("If-Match")
-                    .with_details(serde_json::json!({ "expected": expected, "actual": actual }))
-            }
-            CommandError::Conflict => {
-                Self::new(StatusCode::CONFLICT, code, "Others keep changing the same thing. Asking again is safe.")
-            }
-            CommandError::Overloaded { retry_after } => {
-                Self::unavailable(seconds(retry_after), "Too much work is waiting. Please try again later.").with_code(code)
-            }
+            CommandError::Stale { expected, actual } => Self::new(
+                StatusCode::PRECONDITION_FAILED,
+                code,
+                format!("The present version is {actual}, not {expected}."),
+            )
+            .on("If-Match")
+            .with_details(serde_json::json!({ "expected": expected, "actual": actual })),
+            CommandError::Conflict => Self::new(
+                StatusCode::CONFLICT,
+                code,
+                "Others keep changing the same thing. Asking again is safe.",
+            ),
+            CommandError::Overloaded { retry_after } => Self::unavailable(
+                seconds(retry_after),
+                "Too much work is waiting. Please try again later.",
+            )
+            .with_code(code),
             CommandError::Unavailable(ref source) => {
                 tracing::error!(error = %chain(source), "a command could not reach the log");
                 Self::unavailable(1, "The log cannot be reached now.").with_code(code)
             }
             CommandError::OutcomeUnknown => {
                 tracing::warn!("the outcome of a command is unknown");
-                Self::unavailable(1, "The connection was lost while committing; look before asking again.").with_code(code)
+                Self::unavailable(1, "The connection was lost while committing; look before asking again.")
+                    .with_code(code)
             }
             CommandError::Internal(text) => {
                 tracing::error!(error = %text, "a command failed");

@@ -2,9 +2,7 @@
 
 use axum::Router;
 use axum::extract::{Request, State};
-use axum::http::header::{
-    ACCEPT, ALLOW, AUTHORIZATION, CONTENT_TYPE, ETAG, IF_MATCH, RETRY_AFTER, WWW_AUTHENTICATE,
-};
+use axum::http::header::{ACCEPT, ALLOW, AUTHORIZATION, CONTENT_TYPE, ETAG, IF_MATCH, RETRY_AFTER, WWW_AUTHENTICATE};
 use axum::http::{HeaderName, HeaderValue, Method, StatusCode};
 use axum::response::{IntoResponse, Response};
 use tower_http::cors::{AllowOrigin, CorsLayer};
@@ -39,7 +37,9 @@ pub(crate) fn routes() -> OpenApiRouter<AppState> {
 
 /// Accounts and sign-ins, by paths below their prefix.
 fn identity() -> OpenApiRouter<AppState> {
-    routes::auth::router().merge(routes::session::router()).merge(routes::user::router())
+    routes::auth::router()
+        .merge(routes::session::router())
+        .merge(routes::user::router())
 }
 
 /// The router with its surroundings, ready to be served.
@@ -50,7 +50,11 @@ pub(crate) fn build(state: AppState) -> Router {
     if let Some(cors) = cors(&state.config().cors) {
         router = router.layer(cors);
     }
-    router.layer(axum::middleware::from_fn_with_state(state.clone(), middleware::surround)).with_state(state)
+    // A layer of a router sits inside its method routers, which add `Allow` behind its back; a router around it does not.
+    let inner: Router = router.with_state(state.clone());
+    Router::new()
+        .fallback_service(inner)
+        .layer(axum::middleware::from_fn_with_state(state, middleware::surround))
 }
 
 /// Whatever no route takes: unknown API paths are 404, everything else is a slug of delivery.
@@ -75,7 +79,10 @@ fn cors(config: &CorsConfig) -> Option<CorsLayer> {
     if config.origins.is_empty() {
         return None;
     }
-    let origins = config.origins.iter().map(|origin| HeaderValue::from_str(origin).expect("checked when it was read"));
+    let origins = config
+        .origins
+        .iter()
+        .map(|origin| HeaderValue::from_str(origin).expect("checked when it was read"));
     let request_headers = [
         ACCEPT,
         AUTHORIZATION,
@@ -83,7 +90,6 @@ fn cors(config: &CorsConfig) -> Option<CorsLayer> {
         IF_MATCH,
         HeaderName::from_static("prefer"),
         HeaderName::from_static("min-position"),
-        HeaderName::from_static("idempotency-key"),
         HeaderName::from_static("x-device-id"),
         HeaderName::from_static("x-device-name"),
         HeaderName::from_static("x-device-type"),

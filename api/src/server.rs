@@ -1,5 +1,6 @@
 //! The accept loop. axum's own has no header timeout, no bound on connections and no bound on its graceful stop.
 
+use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
@@ -11,8 +12,9 @@ use std::time::{Duration, Instant};
 use axum::Router;
 use axum::body::Body;
 use axum::extract::Request;
+use bytes::Bytes;
 use hyper::Version;
-use hyper::body::Incoming;
+use hyper::body::{Frame, Incoming, SizeHint};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -63,7 +65,11 @@ impl Server {
     /// When the system does not know its address.
     pub fn from_listener(listener: TcpListener, limits: ServerConfig) -> io::Result<Self> {
         let address = listener.local_addr()?;
-        Ok(Self { listener, address, limits })
+        Ok(Self {
+            listener,
+            address,
+            limits,
+        })
     }
 
     /// The address that was bound, with the port in use.
@@ -108,8 +114,14 @@ impl Server {
             if let Err(error) = stream.set_nodelay(true) {
                 tracing::debug!(%error, "cannot set TCP_NODELAY");
             }
-            let connection =
-                serve_connection(stream, peer, router.clone(), Arc::clone(&builder), lifetimes, stop.clone());
+            let connection = serve_connection(
+                stream,
+                peer,
+                router.clone(),
+                Arc::clone(&builder),
+                lifetimes,
+                stop.clone(),
+            );
             let abort = abort.clone();
             connections.spawn(async move {
                 tokio::select! {
@@ -127,7 +139,10 @@ impl Server {
         }
         let patience = Duration::from_secs(limits.shutdown_timeout_s);
         if tokio::time::timeout(patience, connections.wait()).await.is_err() {
-            tracing::warn!(connections = connections.len(), "cutting off requests that did not finish in time");
+            tracing::warn!(
+                connections = connections.len(),
+                "cutting off requests that did not finish in time"
+            );
             abort.cancel();
             connections.wait().await;
         }
@@ -176,7 +191,10 @@ async fn serve_connection(
     stop: CancellationToken,
 ) {
     let activity = Arc::new(Activity::default());
-    let watched = Watched { stream, activity: Arc::clone(&activity) };
+    let watched = Watched {
+        stream,
+        activity: Arc::clone(&activity),
+    };
     let service = hyper::service::service_fn({
         let activity = Arc::clone(&activity);
         move |request: Request<Incoming>| {
@@ -185,10 +203,9 @@ async fn serve_connection(
             request.extensions_mut().insert(Peer(peer));
             let answer = router.clone().call(request);
             async move {
-                let answer = answer.await;
-                // hyper writes the body after this; a body of ours is complete, so only its last bytes are idle time.
-                drop(open);
-                answer
+                let Ok(answer) = answer.await;
+                open.note_answer();
+                Ok::<_, Infallible>(answer.map(|body| Sent { body, _open: open }))
             }
         }
     });
@@ -220,6 +237,10 @@ async fn serve_connection(
 #[derive(Debug)]
 struct Activity {
     open_requests: AtomicUsize,
+    /// Of these, how many are being answered.
+    answering: AtomicUsize,
+    /// When the client last took something.
+    taken_ms: AtomicU64,
     /// Since when no request is open.
     idle_since_ms: AtomicU64,
     /// First byte after the last request, or 0: the head of a request is under way since then.
@@ -233,6 +254,8 @@ impl Default for Activity {
     fn default() -> Self {
         Self {
             open_requests: AtomicUsize::new(0),
+            answering: AtomicUsize::new(0),
+            taken_ms: AtomicU64::new(now_ms()),
             idle_since_ms: AtomicU64::new(now_ms()),
             head_since_ms: AtomicU64::new(0),
             has_served: AtomicBool::new(false),
@@ -247,19 +270,34 @@ impl Activity {
         activity.is_http2.store(version == Version::HTTP_2, Ordering::Relaxed);
         activity.open_requests.fetch_add(1, Ordering::Relaxed);
         activity.head_since_ms.store(0, Ordering::Relaxed);
-        OpenRequest(Arc::clone(activity))
+        OpenRequest {
+            activity: Arc::clone(activity),
+            is_answering: AtomicBool::new(false),
+        }
     }
 
     fn note_bytes(&self) {
         if self.open_requests.load(Ordering::Relaxed) == 0 && !self.is_http2.load(Ordering::Relaxed) {
             // Only the first byte counts; a drip must not push the deadline on.
-            let _ = self.head_since_ms.compare_exchange(0, now_ms(), Ordering::Relaxed, Ordering::Relaxed);
+            let _ = self
+                .head_since_ms
+                .compare_exchange(0, now_ms(), Ordering::Relaxed, Ordering::Relaxed);
+        }
+    }
+
+    fn note_taken(&self, written: &Poll<io::Result<usize>>) {
+        if matches!(written, Poll::Ready(Ok(1..))) {
+            self.taken_ms.store(now_ms(), Ordering::Relaxed);
         }
     }
 
     fn has_outlived(&self, lifetimes: Lifetimes) -> bool {
-        if self.open_requests.load(Ordering::Relaxed) > 0 {
-            return false;
+        let open = self.open_requests.load(Ordering::Relaxed);
+        if open > 0 {
+            // Handlers take their time; a client that does not take its answer does not get more than an idle one.
+            let is_stalled = self.answering.load(Ordering::Relaxed) == open;
+            let since = self.taken_ms.load(Ordering::Relaxed);
+            return is_stalled && u128::from(now_ms().saturating_sub(since)) > lifetimes.idle.as_millis();
         }
         let head_since = self.head_since_ms.load(Ordering::Relaxed);
         let (since, longest) = if head_since > 0 {
@@ -268,19 +306,59 @@ impl Activity {
             (self.idle_since_ms.load(Ordering::Relaxed), lifetimes.idle)
         } else {
             // Whoever connects has something to say; silence right away gets no more than a slow head.
-            (self.idle_since_ms.load(Ordering::Relaxed), lifetimes.header.min(lifetimes.idle))
+            (
+                self.idle_since_ms.load(Ordering::Relaxed),
+                lifetimes.header.min(lifetimes.idle),
+            )
         };
         u128::from(now_ms().saturating_sub(since)) > longest.as_millis()
     }
 }
 
 /// Counts as an open request until dropped.
-struct OpenRequest(Arc<Activity>);
+struct OpenRequest {
+    activity: Arc<Activity>,
+    is_answering: AtomicBool,
+}
+
+impl OpenRequest {
+    fn note_answer(&self) {
+        self.is_answering.store(true, Ordering::Relaxed);
+        self.activity.taken_ms.store(now_ms(), Ordering::Relaxed);
+        self.activity.answering.fetch_add(1, Ordering::Relaxed);
+    }
+}
 
 impl Drop for OpenRequest {
     fn drop(&mut self) {
-        self.0.idle_since_ms.store(now_ms(), Ordering::Relaxed);
-        self.0.open_requests.fetch_sub(1, Ordering::Relaxed);
+        if self.is_answering.load(Ordering::Relaxed) {
+            self.activity.answering.fetch_sub(1, Ordering::Relaxed);
+        }
+        self.activity.idle_since_ms.store(now_ms(), Ordering::Relaxed);
+        self.activity.open_requests.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// The body of an answer, whose request is open until it has been handed over.
+struct Sent {
+    body: Body,
+    _open: OpenRequest,
+}
+
+impl hyper::body::Body for Sent {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
     }
 }
 
@@ -310,7 +388,9 @@ impl AsyncRead for Watched {
 
 impl AsyncWrite for Watched {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, bytes)
+        let polled = Pin::new(&mut self.stream).poll_write(cx, bytes);
+        self.activity.note_taken(&polled);
+        polled
     }
 
     fn poll_write_vectored(
@@ -318,7 +398,9 @@ impl AsyncWrite for Watched {
         cx: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, slices)
+        let polled = Pin::new(&mut self.stream).poll_write_vectored(cx, slices);
+        self.activity.note_taken(&polled);
+        polled
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -342,6 +424,9 @@ mod tests {
     use super::*;
     use crate::config::Config;
 
+    /// More than the kernel holds for a connection.
+    const LARGE_BYTES: usize = 64 << 20;
+
     struct Running {
         address: SocketAddr,
         stop: CancellationToken,
@@ -361,7 +446,11 @@ mod tests {
             "slow"
         };
         let never = || std::future::pending::<&str>();
-        let router = Router::new().route("/", get(|| async { "ok" })).route("/slow", get(slow)).route("/never", get(never));
+        let router = Router::new()
+            .route("/", get(|| async { "ok" }))
+            .route("/slow", get(slow))
+            .route("/large", get(|| async { vec![b'x'; LARGE_BYTES] }))
+            .route("/never", get(never));
         let stop = CancellationToken::new();
         let task = tokio::spawn(server.run(router, stop.clone()));
         Running { address, stop, task }
@@ -383,7 +472,10 @@ mod tests {
         let begun = Instant::now();
         let (mut reader, mut writer) = stream.split();
         let drip = async {
-            for byte in b"GET / HTTP/1.1\r\nHost: x\r\nX-Padding: aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa".iter().cycle() {
+            for byte in b"GET / HTTP/1.1\r\nHost: x\r\nX-Padding: aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"
+                .iter()
+                .cycle()
+            {
                 if writer.write_all(&[*byte]).await.is_err() {
                     break;
                 }
@@ -395,7 +487,11 @@ mod tests {
             () = drip => {}
             _ = reader.read_to_end(&mut seen) => {}
         }
-        assert!(begun.elapsed() < Duration::from_secs(5), "cut off after {:?}", begun.elapsed());
+        assert!(
+            begun.elapsed() < Duration::from_secs(5),
+            "cut off after {:?}",
+            begun.elapsed()
+        );
     }
 
     #[tokio::test]
@@ -404,15 +500,33 @@ mod tests {
         let mut silent = TcpStream::connect(server.address).await.expect("listening");
         assert_eq!(rest(&mut silent).await, "");
         let mut idle = TcpStream::connect(server.address).await.expect("listening");
-        idle.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").await.expect("open");
+        idle.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+            .await
+            .expect("open");
         assert!(rest(&mut idle).await.ends_with("ok"));
+    }
+
+    #[tokio::test]
+    async fn a_client_that_does_not_take_its_answer_is_cut_off() {
+        let server = start(|limits| limits.header_timeout_s = 60);
+        let mut stream = TcpStream::connect(server.address).await.expect("listening");
+        stream
+            .write_all(b"GET /large HTTP/1.1\r\nHost: x\r\n\r\n")
+            .await
+            .expect("open");
+        tokio::time::sleep(Duration::from_secs(4)).await;
+        // What the kernel had taken is still there; the rest never comes.
+        assert!(rest(&mut stream).await.len() < LARGE_BYTES);
     }
 
     #[tokio::test]
     async fn a_slow_handler_is_not_idle() {
         let server = start(|limits| limits.idle_timeout_s = 1);
         let mut stream = TcpStream::connect(server.address).await.expect("listening");
-        stream.write_all(b"GET /slow HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await.expect("open");
+        stream
+            .write_all(b"GET /slow HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+            .await
+            .expect("open");
         assert!(rest(&mut stream).await.ends_with("slow"));
     }
 
@@ -420,13 +534,21 @@ mod tests {
     async fn stopping_lets_open_requests_finish_and_cuts_off_the_endless() {
         let server = start(|limits| limits.header_timeout_s = 60);
         let mut slow = TcpStream::connect(server.address).await.expect("listening");
-        slow.write_all(b"GET /slow HTTP/1.1\r\nHost: x\r\n\r\n").await.expect("open");
+        slow.write_all(b"GET /slow HTTP/1.1\r\nHost: x\r\n\r\n")
+            .await
+            .expect("open");
         let mut never = TcpStream::connect(server.address).await.expect("listening");
-        never.write_all(b"GET /never HTTP/1.1\r\nHost: x\r\n\r\n").await.expect("open");
+        never
+            .write_all(b"GET /never HTTP/1.1\r\nHost: x\r\n\r\n")
+            .await
+            .expect("open");
         tokio::time::sleep(Duration::from_millis(100)).await;
         server.stop.cancel();
         assert!(rest(&mut slow).await.ends_with("slow"));
-        tokio::time::timeout(Duration::from_secs(5), server.task).await.expect("bounded").expect("no panic");
+        tokio::time::timeout(Duration::from_secs(5), server.task)
+            .await
+            .expect("bounded")
+            .expect("no panic");
         assert_eq!(rest(&mut never).await, "");
         assert!(TcpStream::connect(server.address).await.is_err());
     }
@@ -435,10 +557,16 @@ mod tests {
     async fn further_connections_wait_for_a_place() {
         let server = start(|limits| limits.max_connections = 1);
         let mut first = TcpStream::connect(server.address).await.expect("listening");
-        first.write_all(b"GET /slow HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await.expect("open");
+        first
+            .write_all(b"GET /slow HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+            .await
+            .expect("open");
         tokio::time::sleep(Duration::from_millis(50)).await;
         let mut second = TcpStream::connect(server.address).await.expect("queued by the kernel");
-        second.write_all(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await.expect("open");
+        second
+            .write_all(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+            .await
+            .expect("open");
         let begun = Instant::now();
         assert!(rest(&mut second).await.ends_with("ok"));
         assert!(begun.elapsed() >= Duration::from_millis(200));

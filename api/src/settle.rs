@@ -38,9 +38,13 @@ impl IntoResponseParts for Settled {
     type Error = std::convert::Infallible;
 
     fn into_response_parts(self, mut parts: ResponseParts) -> Result<ResponseParts, Self::Error> {
-        parts.headers_mut().insert(EVENT_POSITION, HeaderValue::from(self.position.get()));
+        parts
+            .headers_mut()
+            .insert(EVENT_POSITION, HeaderValue::from(self.position.get()));
         if self.respond_async {
-            parts.headers_mut().insert(PREFERENCE_APPLIED, HeaderValue::from_static("respond-async"));
+            parts
+                .headers_mut()
+                .insert(PREFERENCE_APPLIED, HeaderValue::from_static("respond-async"));
         }
         Ok(parts)
     }
@@ -52,11 +56,17 @@ impl AppState {
     /// A wait that ends too early is no refusal: the write has happened, and saying otherwise would make clients repeat it.
     pub async fn settle(&self, models: &[&'static str], position: Position, prefer: Prefer) -> Settled {
         if !prefer.respond_async
-            && let Err(behind) = self.engine().wait(models, position, self.config().settle_timeout()).await
+            && let Err(behind) = self
+                .engine()
+                .wait(models, position, self.config().settle_timeout())
+                .await
         {
             tracing::warn!(%position, %behind, "answering a write before the read models show it");
         }
-        Settled { position, respond_async: prefer.respond_async }
+        Settled {
+            position,
+            respond_async: prefer.respond_async,
+        }
     }
 
     /// Waits until `models` show the position that a reader demands.
@@ -65,13 +75,19 @@ impl AppState {
     /// 503 with `Retry-After` when they do not get there in time.
     pub async fn reach(&self, models: &[&'static str], demanded: MinPosition) -> Result<(), Problem> {
         let Some(position) = demanded.0 else { return Ok(()) };
-        match self.engine().wait(models, position, self.config().settle_timeout()).await {
+        match self
+            .engine()
+            .wait(models, position, self.config().settle_timeout())
+            .await
+        {
             Ok(()) => Ok(()),
             Err(behind) => {
                 tracing::debug!(%position, %behind, "a read demanded more than is shown");
-                Err(Problem::unavailable(1, "The read models have not reached Min-Position yet.")
-                    .with_code("READ_MODEL_BEHIND")
-                    .on("Min-Position"))
+                Err(
+                    Problem::unavailable(1, "The read models have not reached Min-Position yet.")
+                        .with_code("READ_MODEL_BEHIND")
+                        .on("Min-Position"),
+                )
             }
         }
     }

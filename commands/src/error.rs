@@ -8,7 +8,7 @@ use annals_domain::{ClaimScope, Denied};
 use annals_eventstore::{StoreError, Version};
 
 use crate::services::password::{MAX_PASSWORD_BYTES, PasswordError};
-use crate::services::token::TokenFault;
+use crate::services::token::{SigningError, TokenFault};
 
 /// Why a command failed. Nothing was written, except perhaps under [`CommandError::OutcomeUnknown`].
 #[derive(Debug, Clone, thiserror::Error)]
@@ -206,5 +206,11 @@ impl From<PasswordError> for CommandError {
 impl From<getrandom::Error> for CommandError {
     fn from(error: getrandom::Error) -> Self {
         Self::Internal(format!("no random numbers: {error}"))
+    }
+}
+
+impl From<SigningError> for CommandError {
+    fn from(error: SigningError) -> Self {
+        Self::Internal(error.to_string())
     }
 }

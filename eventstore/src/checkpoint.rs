@@ -33,6 +33,12 @@ const RENEW: &str = "
     returning projection
 ";
 
+const RELEASE_ALL: &str = "
+    update log.checkpoints
+    set owner = null, lease_until = null
+    where owner is not null
+";
+
 const RELEASE: &str = "
     update log.checkpoints
     set owner = null, lease_until = null
@@ -205,6 +211,16 @@ pub async fn renew(
 /// [`StoreError::Database`].
 pub async fn release(pool: &PgPool, owner: &str) -> Result<(), StoreError> {
     sqlx::query(RELEASE).bind(owner).execute(pool).await?;
+    Ok(())
+}
+
+/// Gives everybody's leases back. Only for whoever knows that no other process uses this database, such as the one that
+/// has just started its server: leases found there belong to the dead.
+///
+/// # Errors
+/// [`StoreError::Database`].
+pub async fn release_all(pool: &PgPool) -> Result<(), StoreError> {
+    sqlx::query(RELEASE_ALL).execute(pool).await?;
     Ok(())
 }
 

@@ -234,6 +234,13 @@ pub(crate) struct SubjectKey {
     wrapped: Arc<[u8]>,
 }
 
+impl SubjectKey {
+    /// Whether what is stored is this key.
+    pub(crate) fn is(&self, stored: Option<&[u8]>) -> bool {
+        stored == Some(&*self.wrapped)
+    }
+}
+
 /// The keys that a payload was sealed with.
 pub(crate) type SubjectKeys = HashMap<Uuid, SubjectKey>;
 
@@ -254,7 +261,8 @@ struct Inner {
     pool: PgPool,
     wrapping: XChaCha20Poly1305,
     claims: Hmac<Sha256>,
-    cache: Cache<Uuid, SubjectKey>,
+    /// Keys with the generation that they were read or made in; those of an earlier one do not count.
+    cache: Cache<Uuid, (u64, SubjectKey)>,
     /// Raised when keys may have been lost with a crash of the database.
     generation: AtomicU64,
     /// Subjects that somebody wants a key for; whoever has the turn makes them all in one statement.
@@ -337,7 +345,6 @@ impl Vault {
     /// durable with it. Commands sealed before must be replanted.
     pub(crate) fn distrust_keys(&self) {
         self.inner.generation.fetch_add(1, Ordering::AcqRel);
-        self.inner.cache.invalidate_all();
     }
 
     /// The keys of `subjects`, made where there are none.
@@ -377,10 +384,11 @@ impl Vault {
 
     fn cached(&self, subjects: &BTreeSet<Uuid>) -> (SubjectKeys, BTreeSet<Uuid>) {
         let (mut keys, mut missing) = (SubjectKeys::new(), BTreeSet::new());
+        let generation = self.generation();
         for subject in subjects {
             match self.inner.cache.get(subject) {
-                Some(key) => drop(keys.insert(*subject, key)),
-                None => drop(missing.insert(*subject)),
+                Some((known_in, key)) if known_in == generation => drop(keys.insert(*subject, key)),
+                _ => drop(missing.insert(*subject)),
             }
         }
         (keys, missing)
@@ -440,20 +448,18 @@ impl Vault {
     }
 
     fn remember(&self, generation: u64, subject: Uuid, key: SubjectKey) {
-        if generation == self.generation() {
-            self.inner.cache.insert(subject, key);
-        }
+        self.inner.cache.insert(subject, (generation, key));
     }
 
-    /// Puts keys back that a crash may have lost, and says whether each is now the stored one. An erased subject's
+    /// Puts keys back that a crash may have lost, and returns what is now stored for each subject. An erased subject's
     /// row is still there, so that its key does not come back.
     pub(crate) async fn replant(
         &self,
         connection: &mut PgConnection,
-        keys: &SubjectKeys,
-    ) -> Result<HashMap<Uuid, bool>, sqlx::Error> {
-        let subjects: Vec<Uuid> = keys.keys().copied().collect();
-        let wrapped: Vec<&[u8]> = keys.values().map(|key| &*key.wrapped).collect();
+        keys: &[(Uuid, SubjectKey)],
+    ) -> Result<HashMap<Uuid, Option<Vec<u8>>>, sqlx::Error> {
+        let subjects: Vec<Uuid> = keys.iter().map(|(subject, _)| *subject).collect();
+        let wrapped: Vec<&[u8]> = keys.iter().map(|(_, key)| &*key.wrapped).collect();
         sqlx::query(REPLANT_KEYS)
             .bind(&subjects)
             .bind(wrapped)
@@ -461,12 +467,7 @@ impl Vault {
             .await?;
         let rows = sqlx::query(FETCH_KEYS).bind(subjects).fetch_all(connection).await?;
         rows.iter()
-            .map(|row| {
-                let subject: Uuid = row.try_get("subject")?;
-                let stored: Option<&[u8]> = row.try_get("wrapped_key")?;
-                let same = keys.get(&subject).is_some_and(|key| stored == Some(&*key.wrapped));
-                Ok((subject, same))
-            })
+            .map(|row| Ok((row.try_get("subject")?, row.try_get("wrapped_key")?)))
             .collect()
     }
 

@@ -26,7 +26,7 @@ use crate::database::{Database, Timeouts};
 use crate::error::{StoreError, is_lost_connection};
 use crate::position::{Hash, Position};
 use crate::prepare::{Prepared, PreparedHeld, PreparedStream};
-use crate::vault::{SubjectKeys, Vault};
+use crate::vault::{SubjectKey, Vault};
 
 const APPEND: &str = "
     select command, outcome, command_id, first_position, last_position, entry_hash, recorded_at, item, actual, scopes
@@ -249,77 +249,76 @@ impl Writer {
 
     /// Sees to it that every command of the batch is answered.
     async fn commit(&mut self, batch: Vec<Request>) {
-        let mut batches = VecDeque::from([batch]);
-        while let Some(batch) = batches.pop_front() {
-            if let Some(batch) = self.commit_or_return(batch).await {
+        let mut attempts = VecDeque::from([Attempt { batch, in_doubt: false }]);
+        while let Some(attempt) = attempts.pop_front() {
+            if let Some(Attempt { batch, in_doubt }) = self.attempt(attempt).await {
                 // One of them spoils it for all, and the database does not say which.
-                batches.extend(batch.into_iter().map(|request| vec![request]));
+                attempts.extend(batch.into_iter().map(|request| Attempt {
+                    batch: vec![request],
+                    in_doubt,
+                }));
             }
         }
     }
 
-    /// Gives the batch back when its commands must be tried one by one.
-    async fn commit_or_return(&mut self, mut batch: Vec<Request>) -> Option<Vec<Request>> {
-        let mut in_doubt = false;
+    /// Answers a batch, or gives it back when its commands must be tried one by one.
+    async fn attempt(&mut self, mut attempt: Attempt) -> Option<Attempt> {
         let mut rollbacks = 0;
+        let mut pause = Duration::ZERO;
         let mut give_up = Instant::now() + self.options.connect_within;
         loop {
             if let Err(error) = self.connect(give_up).await {
-                self.refuse(batch, in_doubt, error).await;
+                self.refuse_all(attempt, error);
                 return None;
             }
-            match self.replant(&batch).await {
-                Ok(lost) => batch = Self::without(batch, &lost, in_doubt),
-                Err(error) => {
-                    self.disconnect(&error);
-                    continue;
-                }
-            }
-            if batch.is_empty() {
-                return None;
-            }
-            match self.send(&batch).await {
+            let sent = match self.replant(&mut attempt).await {
+                Ok(()) if attempt.batch.is_empty() => return None,
+                Ok(()) => self.send(&attempt.batch).await,
+                Err(error) => Sent::Failed(error),
+            };
+            let error = match sent {
                 Sent::Answered(answers) => {
-                    self.deliver(batch, answers, in_doubt);
+                    self.deliver(attempt, answers);
                     return None;
                 }
                 Sent::Lost(error) => {
                     self.disconnect(&error);
-                    if !in_doubt {
-                        in_doubt = true;
+                    if !attempt.in_doubt {
+                        attempt.in_doubt = true;
                         give_up = Instant::now() + self.options.resolve_within;
                     }
+                    error
+                }
+                Sent::Failed(error) if is_lost_connection(&error) => {
+                    self.disconnect(&error);
+                    error
                 }
                 Sent::Failed(error) => match verdict(&error) {
-                    Verdict::Repeat if rollbacks < MOST_ROLLBACKS => rollbacks += 1,
-                    Verdict::OneByOne if batch.len() > 1 => {
+                    Verdict::Repeat if rollbacks < MOST_ROLLBACKS => {
+                        rollbacks += 1;
+                        continue;
+                    }
+                    Verdict::OneByOne if attempt.batch.len() > 1 => {
                         tracing::error!(
-                            commands = batch.len(),
+                            commands = attempt.batch.len(),
                             error = &error as &dyn std::error::Error,
                             "a batch was refused as a whole; its commands are tried one by one"
                         );
-                        return Some(batch);
-                    }
-                    Verdict::OneByOne if is_callers_mistake(&error) && !in_doubt => {
-                        tracing::error!(
-                            error = &error as &dyn std::error::Error,
-                            "a command was refused by the database"
-                        );
-                        for request in batch {
-                            request.answer(Err(AppendError::Refused("the database cannot store this".to_owned())));
-                        }
-                        return None;
+                        return Some(attempt);
                     }
                     Verdict::Repeat | Verdict::Busy | Verdict::OneByOne => {
-                        tracing::error!(error = &error as &dyn std::error::Error, "the log could not be written");
-                        let error = Arc::new(StoreError::from(error));
-                        for request in batch {
-                            request.answer(Err(unavailable(in_doubt, &error)));
-                        }
+                        attempt.fail(error);
                         return None;
                     }
                 },
+            };
+            // A connection that can be had but does not last must not keep everybody waiting for ever.
+            if Instant::now() + pause >= give_up {
+                attempt.fail(error);
+                return None;
             }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).clamp(FIRST_PAUSE, LONGEST_PAUSE);
         }
     }
 
@@ -353,61 +352,57 @@ impl Writer {
     }
 
     /// Nobody can connect, so those that wait behind the batch need not try.
-    async fn refuse(&mut self, batch: Vec<Request>, in_doubt: bool, error: StoreError) {
+    fn refuse_all(&mut self, attempt: Attempt, error: StoreError) {
         tracing::error!(error = &error as &dyn std::error::Error, "the log cannot be reached");
         let error = Arc::new(error);
-        for request in batch {
-            request.answer(Err(unavailable(in_doubt, &error)));
-        }
+        attempt.answer(&error);
         while let Ok(request) = self.requests.try_recv() {
             self.waiting.push_back(request);
         }
-        for request in self.waiting.drain(..) {
-            request.answer(Err(unavailable(false, &error)));
-        }
+        let batch = self.waiting.drain(..).collect();
+        Attempt { batch, in_doubt: false }.answer(&error);
     }
 
-    /// Puts back the keys that commands were sealed with before the connection was last lost. Returns the subjects
-    /// whose keys are no longer theirs.
-    async fn replant(&mut self, batch: &[Request]) -> Result<Vec<Uuid>, sqlx::Error> {
+    /// Puts back the keys that commands were sealed with before the connection was last lost, and refuses commands
+    /// whose keys are no longer the stored ones: what they would write could never be opened.
+    async fn replant(&mut self, attempt: &mut Attempt) -> Result<(), sqlx::Error> {
         let generation = self.vault.generation();
-        let keys: SubjectKeys = batch
+        let stale = |request: &Request| request.prepared.generation != generation && !request.prepared.keys.is_empty();
+        let keys: Vec<(Uuid, SubjectKey)> = attempt
+            .batch
             .iter()
-            .filter(|request| request.prepared.generation != generation)
-            .flat_map(|request| {
-                request
-                    .prepared
-                    .keys
-                    .iter()
-                    .map(|(subject, key)| (*subject, key.clone()))
-            })
+            .filter(|request| stale(request))
+            .flat_map(|request| request.prepared.keys.iter())
+            .map(|(subject, key)| (*subject, key.clone()))
             .collect();
         let Some(connection) = &mut self.connection else {
             return Err(sqlx::Error::PoolClosed);
         };
         if keys.is_empty() {
-            return Ok(Vec::new());
+            return Ok(());
         }
-        let replanted = self.vault.replant(connection, &keys).await?;
-        Ok(keys
-            .into_keys()
-            .filter(|subject| replanted.get(subject) != Some(&true))
-            .collect())
-    }
-
-    /// What was sealed with a key that is not stored could never be opened, so it must not be written.
-    fn without(batch: Vec<Request>, lost: &[Uuid], in_doubt: bool) -> Vec<Request> {
-        if lost.is_empty() {
-            return batch;
+        let stored = self.vault.replant(connection, &keys).await?;
+        let (mut good, mut spoiled) = (Vec::new(), Vec::new());
+        for mut request in std::mem::take(&mut attempt.batch) {
+            let prepared = &mut request.prepared;
+            let is_stored =
+                |(subject, key): (&Uuid, &SubjectKey)| key.is(stored.get(subject).and_then(|stored| stored.as_deref()));
+            if prepared.generation == generation || prepared.keys.iter().all(is_stored) {
+                prepared.generation = generation;
+                good.push(request);
+            } else {
+                spoiled.push(request);
+            }
         }
-        let (spoiled, batch): (Vec<_>, Vec<_>) = batch
-            .into_iter()
-            .partition(|request| lost.iter().any(|subject| request.prepared.keys.contains_key(subject)));
-        let error = Arc::new(StoreError::KeysLost);
-        for request in spoiled {
-            request.answer(Err(unavailable(in_doubt, &error)));
+        attempt.batch = good;
+        if !spoiled.is_empty() {
+            let spoiled = Attempt {
+                batch: spoiled,
+                in_doubt: attempt.in_doubt,
+            };
+            spoiled.answer(&Arc::new(StoreError::KeysLost));
         }
-        batch
+        Ok(())
     }
 
     async fn send(&mut self, batch: &[Request]) -> Sent {
@@ -422,16 +417,16 @@ impl Writer {
         }
     }
 
-    fn deliver(&self, batch: Vec<Request>, answers: Vec<Answer>, in_doubt: bool) {
+    fn deliver(&self, attempt: Attempt, answers: Vec<Answer>) {
         let head = answers
             .iter()
             .flatten()
-            .filter(|appended| !appended.duplicate)
+            .filter(|appended| !appended.duplicate || attempt.in_doubt)
             .map(|appended| appended.last_position)
             .max();
-        for (request, mut answer) in batch.into_iter().zip(answers) {
+        for (request, mut answer) in attempt.batch.into_iter().zip(answers) {
             if let Ok(appended) = &mut answer
-                && in_doubt
+                && attempt.in_doubt
                 && appended.command_id == request.prepared.command_id
             {
                 appended.duplicate = false; // it was this very attempt that had been carried out
@@ -440,6 +435,33 @@ impl Writer {
         }
         if let Some(head) = head {
             crate::subscription::raise(&self.head, head);
+        }
+    }
+}
+
+/// A batch on its way.
+struct Attempt {
+    batch: Vec<Request>,
+    /// Whether it was sent over a connection that was then lost, so that it may have been carried out.
+    in_doubt: bool,
+}
+
+impl Attempt {
+    /// The database refused, and wrote nothing this time.
+    fn fail(self, error: sqlx::Error) {
+        tracing::error!(error = &error as &dyn std::error::Error, "the log could not be written");
+        if is_callers_mistake(&error) && !self.in_doubt {
+            for request in self.batch {
+                request.answer(Err(AppendError::Refused("the database cannot store this".to_owned())));
+            }
+        } else {
+            self.answer(&Arc::new(StoreError::from(error)));
+        }
+    }
+
+    fn answer(self, error: &Arc<StoreError>) {
+        for request in self.batch {
+            request.answer(Err(unavailable(self.in_doubt, error)));
         }
     }
 }

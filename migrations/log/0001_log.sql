@@ -286,6 +286,8 @@ declare
     v_items     integer[] := array_fill(null::integer, array[v_commands]);
     v_actuals   bigint[]  := array_fill(null::bigint, array[v_commands]);
     v_scopes    text[]    := array_fill(null::text, array[v_commands]);
+    -- Claims taken by the streams that hold them already: nothing to do.
+    v_owned     boolean[] := array_fill(false, array[cardinality(claim_commands)]);
     v_positions bigint[]  := array_fill(null::bigint, array[v_events]);
     v_hashes    bytea[]   := array_fill(null::bytea, array[v_events]);
     v_accepted  integer   := v_commands;
@@ -381,14 +383,10 @@ begin
 
     if cardinality(claim_commands) > 0 then
         for r in
-            select t.command, string_agg(distinct t.scope, ',') as scopes
-            from unnest(claim_commands, claim_changes, claim_scopes, claim_keys, claim_types, claim_owners)
-                with ordinality as t(command, change, scope, key, owner_type, owner_id, number)
-            join log.claims c on c.scope = t.scope and c.key = t.key
-            where t.change in ('take', 'check')
-                and (c.owner_type, c.owner_id) <> (t.owner_type, t.owner_id)
-                -- unless the same command makes its owner give it up first
-                and not exists (
+            select t.command, t.number::integer as number, t.scope, t.change,
+                (c.owner_type, c.owner_id) = (t.owner_type, t.owner_id) as own,
+                -- whether the same command makes its owner give it up first
+                exists (
                     select
                     from unnest(claim_commands, claim_changes, claim_scopes, claim_keys, claim_types, claim_owners)
                         with ordinality as f(command, change, scope, key, owner_type, owner_id, number)
@@ -398,14 +396,25 @@ begin
                         and f.owner_type = c.owner_type
                         and f.owner_id = c.owner_id
                         and (f.change = 'release_all' or f.change = 'release' and f.key = t.key)
-                )
-            group by t.command
+                ) as given_up
+            from unnest(claim_commands, claim_changes, claim_scopes, claim_keys, claim_types, claim_owners)
+                with ordinality as t(command, change, scope, key, owner_type, owner_id, number)
+            join log.claims c on c.scope = t.scope and c.key = t.key
+            where t.change in ('take', 'check')
         loop
-            continue when not v_ok[r.command];
-            v_ok[r.command] := false;
-            v_accepted := v_accepted - 1;
-            v_outcomes[r.command] := 'taken';
-            v_scopes[r.command] := r.scopes;
+            continue when r.given_up;
+            if r.own then
+                v_owned[r.number] := true;
+            elsif v_outcomes[r.command] = 'taken' then
+                if not r.scope = any(string_to_array(v_scopes[r.command], ',')) then
+                    v_scopes[r.command] := v_scopes[r.command] || ',' || r.scope;
+                end if;
+            elsif v_ok[r.command] then
+                v_ok[r.command] := false;
+                v_accepted := v_accepted - 1;
+                v_outcomes[r.command] := 'taken';
+                v_scopes[r.command] := r.scope;
+            end if;
         end loop;
     end if;
 
@@ -463,14 +472,22 @@ begin
         )
         where e.position is not null;
 
-        insert into log.streams (aggregate_type, aggregate_id, version, first_position, last_position)
-        select s.type, s.id, s.expected + s.last_event - s.first_event + 1, v_positions[s.first_event],
-            v_positions[s.last_event]
-        from unnest(stream_commands, stream_types, stream_ids, stream_expected, stream_first, stream_last)
-            as s(command, type, id, expected, first_event, last_event)
-        where s.first_event is not null and v_ok[s.command]
-        on conflict (aggregate_type, aggregate_id) do update
-        set version = excluded.version, last_position = excluded.last_position;
+        if 0 = any(stream_expected) then
+            insert into log.streams (aggregate_type, aggregate_id, version, first_position, last_position)
+            select s.type, s.id, s.last_event - s.first_event + 1, v_positions[s.first_event], v_positions[s.last_event]
+            from unnest(stream_commands, stream_types, stream_ids, stream_expected, stream_first, stream_last)
+                as s(command, type, id, expected, first_event, last_event)
+            where s.first_event is not null and s.expected = 0 and v_ok[s.command];
+        end if;
+
+        if 0 < any(stream_expected) then
+            update log.streams t
+            set version = s.expected + s.last_event - s.first_event + 1, last_position = v_positions[s.last_event]
+            from unnest(stream_commands, stream_types, stream_ids, stream_expected, stream_first, stream_last)
+                as s(command, type, id, expected, first_event, last_event)
+            where t.aggregate_type = s.type and t.aggregate_id = s.id
+                and s.first_event is not null and s.expected > 0 and v_ok[s.command];
+        end if;
 
         if 'release' = any(claim_changes) then
             delete from log.claims c
@@ -494,15 +511,9 @@ begin
             insert into log.claims (scope, key, owner_type, owner_id, taken_at_position)
             select t.scope, t.key, t.owner_type, t.owner_id, v_positions[t.event]
             from unnest(
-                claim_commands, claim_changes, claim_scopes, claim_keys, claim_types, claim_owners, claim_events
-            ) as t(command, change, scope, key, owner_type, owner_id, event)
-            where t.change = 'take' and v_ok[t.command]
-                and not exists (
-                    select
-                    from log.claims c
-                    where c.scope = t.scope and c.key = t.key
-                        and c.owner_type = t.owner_type and c.owner_id = t.owner_id
-                );
+                claim_commands, claim_changes, claim_scopes, claim_keys, claim_types, claim_owners, claim_events, v_owned
+            ) as t(command, change, scope, key, owner_type, owner_id, event, owned)
+            where t.change = 'take' and not t.owned and v_ok[t.command];
         end if;
 
         insert into log.commands (

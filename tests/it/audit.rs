@@ -30,7 +30,8 @@ async fn the_log_is_read_in_order_with_every_member_of_the_chain() {
     let body = site.get(&format!("/api/v1/events?after={before}")).await.with(200);
     let data = body["data"].as_array().unwrap();
     assert_eq!(data.len(), 2);
-    let metadata = json!({"event_id": "…", "command_id": "…", "actor": actor, "correlation_id": "…", "causation_id": "…"});
+    let metadata =
+        json!({"event_id": "…", "command_id": "…", "actor": actor, "correlation_id": "…", "causation_id": "…"});
     assert_eq!(
         known(data[1].clone()),
         json!({"position": before + 2, "recorded_at": "…", "stream": format!("datatype/{}", uuid(&id)), "version": 2,
@@ -47,7 +48,10 @@ async fn the_log_is_read_in_order_with_every_member_of_the_chain() {
     // From the first event on, three at a time, dense.
     let (mut after, mut seen) = (0, Vec::new());
     loop {
-        let page = site.get(&format!("/api/v1/events?after={after}&limit=3")).await.with(200);
+        let page = site
+            .get(&format!("/api/v1/events?after={after}&limit=3"))
+            .await
+            .with(200);
         let rows = page["data"].as_array().unwrap();
         assert!(rows.len() <= 3);
         seen.extend(rows.iter().map(|event| event["position"].as_u64().unwrap()));
@@ -70,17 +74,37 @@ async fn events_are_filtered() {
     let types = async |query: &str| -> Vec<String> {
         let body = site.get(&format!("/api/v1/events?{query}")).await.with(200);
         assert_eq!(body["next_after"], body["head"]["position"]);
-        body["data"].as_array().unwrap().iter().map(|event| event["event_type"].as_str().unwrap().to_owned()).collect()
+        body["data"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|event| event["event_type"].as_str().unwrap().to_owned())
+            .collect()
     };
     assert_eq!(types("type=datatype.created").await.len(), 2);
     assert_eq!(types("type=datatype.created,route.created").await.len(), 3);
-    assert_eq!(types("type=datatype.created&type=route.created&limit=1000").await.len(), 3);
+    assert_eq!(
+        types("type=datatype.created&type=route.created&limit=1000").await.len(),
+        3
+    );
     assert_eq!(types(&format!("stream=datatype/{one}")).await, ["datatype.created"]);
-    assert_eq!(types(&format!("stream=datatype/{}&type=route.created", uuid(&other))).await, [] as [&str; 0]);
-    assert_eq!(types(&format!("stream=route/{route}&actor={actor}")).await, ["route.created"]);
+    assert_eq!(
+        types(&format!("stream=datatype/{}&type=route.created", uuid(&other))).await,
+        [] as [&str; 0]
+    );
+    assert_eq!(
+        types(&format!("stream=route/{route}&actor={actor}")).await,
+        ["route.created"]
+    );
     assert_eq!(types("actor=system:nobody").await, [] as [&str; 0]);
-    let first = site.get(&format!("/api/v1/events?stream=route/{route}")).await.with(200);
-    let correlation = first["data"][0]["metadata"]["correlation_id"].as_str().unwrap().to_owned();
+    let first = site
+        .get(&format!("/api/v1/events?stream=route/{route}"))
+        .await
+        .with(200);
+    let correlation = first["data"][0]["metadata"]["correlation_id"]
+        .as_str()
+        .unwrap()
+        .to_owned();
     assert_eq!(types(&format!("correlation_id={correlation}")).await, ["route.created"]);
     site.finish().await;
 }
@@ -89,16 +113,30 @@ async fn events_are_filtered() {
 async fn the_state_of_a_stream_is_shown_as_it_was() {
     let site = Site::new().await;
     let me = site.user_id().await;
-    let id = site.made("/api/v1/routes", "route_id", json!({"slug": "/one", "title": "One", "status": 1})).await;
-    site.put(&format!("/api/v1/routes/{id}"), json!({"slug": "/two", "title": "Two"})).await.with(200);
+    let id = site
+        .made(
+            "/api/v1/routes",
+            "route_id",
+            json!({"slug": "/one", "title": "One", "status": 1}),
+        )
+        .await;
+    site.put(&format!("/api/v1/routes/{id}"), json!({"slug": "/two", "title": "Two"}))
+        .await
+        .with(200);
     let path = format!("/api/v1/streams/route/{id}");
     let events = site.get(&format!("{path}/events")).await.with(200);
     let data = events["data"].as_array().unwrap();
     assert_eq!(data.iter().map(|event| &event["version"]).collect::<Vec<_>>(), [1, 2]);
     assert_eq!(events["next_after"], 2);
-    let rest = site.get(&format!("/api/v1/streams/route/{}/events?after=1&limit=1", uuid(&id))).await.with(200);
+    let rest = site
+        .get(&format!("/api/v1/streams/route/{}/events?after=1&limit=1", uuid(&id)))
+        .await
+        .with(200);
     assert_eq!(rest["data"], json!([data[1]]));
-    assert_eq!(site.get(&format!("{path}/events?after=2")).await.with(200), json!({"data": [], "next_after": 2}));
+    assert_eq!(
+        site.get(&format!("{path}/events?after=2")).await.with(200),
+        json!({"data": [], "next_after": 2})
+    );
 
     let state = async |query: &str| site.get(&format!("{path}/state{query}")).await.with(200);
     let now = state("").await;
@@ -107,12 +145,18 @@ async fn the_state_of_a_stream_is_shown_as_it_was() {
         json!({"stream": format!("route/{}", uuid(&id)), "aggregate_type": "route", "stream_id": uuid(&id), "version": 2,
             "position": data[1]["position"], "recorded_at": data[1]["recorded_at"], "state": now["state"]})
     );
-    assert_eq!((&now["state"]["slug"], &now["state"]["author_id"]), (&json!("/two"), &json!(uuid(&me))));
+    assert_eq!(
+        (&now["state"]["slug"], &now["state"]["author_id"]),
+        (&json!("/two"), &json!(uuid(&me)))
+    );
     assert_eq!(state("?version=2").await, now);
     assert_eq!(state("?at=2999-01-01T00:00:00Z").await, now);
     let then = state("?version=1").await;
     assert_eq!((&then["state"]["slug"], &then["version"]), (&json!("/one"), &json!(1)));
-    assert_eq!(state(&format!("?at={}", data[0]["recorded_at"].as_str().unwrap())).await, then);
+    assert_eq!(
+        state(&format!("?at={}", data[0]["recorded_at"].as_str().unwrap())).await,
+        then
+    );
     // The sign of a zone as browsers send it.
     assert_eq!(state("?at=2999-01-01T00:00:00+01:00").await, now);
 
@@ -147,10 +191,19 @@ async fn the_audit_trail_says_who_did_what() {
             "causation_id": first["causation_id"]})
     );
     let count = async |query: &str| {
-        site.get(&format!("/api/v1/audit?{query}")).await.with(200)["data"].as_array().unwrap().len()
+        site.get(&format!("/api/v1/audit?{query}")).await.with(200)["data"]
+            .as_array()
+            .unwrap()
+            .len()
     };
     assert_eq!(count("aggregate_type=content").await, 1);
-    assert_eq!(count(&format!("stream=content/{node}&aggregate_type=content&type=content.created&actor={actor}")).await, 1);
+    assert_eq!(
+        count(&format!(
+            "stream=content/{node}&aggregate_type=content&type=content.created&actor={actor}"
+        ))
+        .await,
+        1
+    );
     assert_eq!(count(&format!("stream=content/{node}&aggregate_type=route")).await, 0);
     let moment = data[1]["recorded_at"].as_str().unwrap();
     assert_eq!(count(&format!("after={before}&from={moment}")).await, 1);
@@ -168,42 +221,76 @@ async fn every_parameter_is_checked() {
     let both = ["/api/v1/events", "/api/v1/audit"];
     for path in both {
         for (query, field) in [
-            ("after=-1", "after"), ("after=x", "after"), ("after=1&after=2", "after"), ("limit=0", "limit"), ("limit=1001", "limit"),
-            ("limit=", "limit"), ("type=nothing.happened", "type"), ("type=", "type"), ("stream=x", "stream"),
-            ("stream=nobody/01890000000000000000000000", "stream"), ("stream=user/7", "stream"), ("actor=me", "actor"),
-            ("actor=user:7", "actor"), ("correlation_id=7", "correlation_id"),
+            ("after=-1", "after"),
+            ("after=x", "after"),
+            ("after=1&after=2", "after"),
+            ("limit=0", "limit"),
+            ("limit=1001", "limit"),
+            ("limit=", "limit"),
+            ("type=nothing.happened", "type"),
+            ("type=", "type"),
+            ("stream=x", "stream"),
+            ("stream=nobody/01890000000000000000000000", "stream"),
+            ("stream=user/7", "stream"),
+            ("actor=me", "actor"),
+            ("actor=user:7", "actor"),
+            ("correlation_id=7", "correlation_id"),
         ] {
             refusals.push((format!("{path}?{query}"), field));
         }
     }
-    for (query, field) in [("from=yesterday", "from"), ("to=2026-02-15", "to"), ("aggregate_type=nobody", "aggregate_type")] {
+    for (query, field) in [
+        ("from=yesterday", "from"),
+        ("to=2026-02-15", "to"),
+        ("aggregate_type=nobody", "aggregate_type"),
+    ] {
         refusals.push((format!("/api/v1/audit?{query}"), field));
     }
     for (path, field) in [
-        ("nobody/01890000000000000000000000/events", "type"), ("user/7/events", "id"), ("user/7/state", "id"),
+        ("nobody/01890000000000000000000000/events", "type"),
+        ("user/7/events", "id"),
+        ("user/7/state", "id"),
     ] {
         refusals.push((format!("/api/v1/streams/{path}"), field));
     }
     for (query, field) in [
-        ("events?after=x", "after"), ("events?limit=0", "limit"), ("state?version=0", "version"), ("state?version=x", "version"),
-        ("state?at=now", "at"), ("state?version=1&at=2026-02-15T12:00:00Z", "at"),
+        ("events?after=x", "after"),
+        ("events?limit=0", "limit"),
+        ("state?version=0", "version"),
+        ("state?version=x", "version"),
+        ("state?at=now", "at"),
+        ("state?version=1&at=2026-02-15T12:00:00Z", "at"),
     ] {
         refusals.push((format!("/api/v1/streams/datatype/{id}/{query}"), field));
     }
-    let refusals: Vec<_> =
-        refusals.iter().map(|(path, field)| (Method::GET, path.as_str(), None, 400, invalid, Some(*field))).collect();
+    let refusals: Vec<_> = refusals
+        .iter()
+        .map(|(path, field)| (Method::GET, path.as_str(), None, 400, invalid, Some(*field)))
+        .collect();
     site.refuses(&refusals).await;
     for path in ["/api/v1/events?after=a%00b", "/api/v1/streams/user/a%00/events"] {
-        site.refuses(&[(Method::GET, path, None, 400, "BAD_REQUEST", None)]).await;
+        site.refuses(&[(Method::GET, path, None, 400, "BAD_REQUEST", None)])
+            .await;
     }
-    site.refuses(&[(Method::POST, "/api/v1/events", Some(json!({})), 405, "METHOD_NOT_ALLOWED", None)]).await;
+    site.refuses(&[(
+        Method::POST,
+        "/api/v1/events",
+        Some(json!({})),
+        405,
+        "METHOD_NOT_ALLOWED",
+        None,
+    )])
+    .await;
     site.finish().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn only_auditors_read_what_is_not_their_own() {
     let site = Site::new().await;
-    let (viewer, other) = (site.app().person(Role::Viewer).await, site.app().person(Role::Editor).await);
+    let (viewer, other) = (
+        site.app().person(Role::Viewer).await,
+        site.app().person(Role::Editor).await,
+    );
     let page = site.datatype("Page", "").await;
     let status = async |path: String| viewer.get(&path).await.status.as_u16();
     let (me, them) = (viewer.user_id(), other.user_id());
@@ -221,10 +308,17 @@ async fn only_auditors_read_what_is_not_their_own() {
         format!("/api/v1/streams/organization/{NOBODY}/events"),
     ] {
         assert_eq!(status(path.clone()).await, 403, "{path}");
-        assert_eq!(site.say(None, Method::GET, &path, None).await.refused(401).0, "UNAUTHORIZED", "{path}");
+        assert_eq!(
+            site.say(None, Method::GET, &path, None).await.refused(401).0,
+            "UNAUTHORIZED",
+            "{path}"
+        );
     }
     let sessions = viewer.get("/api/v1/auth/sessions").await.body;
-    let session = sessions["sessions"][0]["session_id"].as_str().expect("a session").to_owned();
+    let session = sessions["sessions"][0]["session_id"]
+        .as_str()
+        .expect("a session")
+        .to_owned();
     for path in [
         format!("/api/v1/audit?actor=user:{me}"),
         format!("/api/v1/events?stream=user/{me}"),
@@ -248,8 +342,14 @@ async fn personal_data_is_shown_to_those_who_may_see_it_and_secrets_to_nobody() 
     let viewer = site.app().person(Role::Viewer).await;
     let me = viewer.user_id();
     for (answer, who) in [
-        (viewer.get(&format!("/api/v1/streams/user/{me}/events")).await.body, "oneself"),
-        (site.get(&format!("/api/v1/streams/user/{me}/events")).await.with(200), "an administrator"),
+        (
+            viewer.get(&format!("/api/v1/streams/user/{me}/events")).await.body,
+            "oneself",
+        ),
+        (
+            site.get(&format!("/api/v1/streams/user/{me}/events")).await.with(200),
+            "an administrator",
+        ),
     ] {
         assert_eq!(answer["data"][0]["payload"]["email"], viewer.email(), "{who}");
     }

@@ -68,6 +68,7 @@ impl Annals {
             .env("ANNALS_PASSWORD__MEMORY_KIB", "64")
             .env("ANNALS_PASSWORD__ITERATIONS", "1")
             .env("ANNALS_LISTEN", "127.0.0.1:0")
+            .env("ANNALS_LOG", "warn")
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());

@@ -25,26 +25,63 @@ impl Hello {
             body
         };
         let (page, post) = (
-            site.made("/api/v1/datatype", "datatype_id", dated(json!({"label": "Page", "type": "ROOT"}))).await,
-            site.made("/api/v1/datatype", "datatype_id", dated(json!({"label": "Blog Post", "type": "post"}))).await,
+            site.made(
+                "/api/v1/datatype",
+                "datatype_id",
+                dated(json!({"label": "Page", "type": "ROOT"})),
+            )
+            .await,
+            site.made(
+                "/api/v1/datatype",
+                "datatype_id",
+                dated(json!({"label": "Blog Post", "type": "post"})),
+            )
+            .await,
         );
         let field = async |label: &str, kind: &str| {
-            site.made("/api/v1/fields", "field_id", dated(json!({"label": label, "type": kind, "parent_id": page}))).await
+            site.made(
+                "/api/v1/fields",
+                "field_id",
+                dated(json!({"label": label, "type": kind, "parent_id": page})),
+            )
+            .await
         };
         let (title, count) = (field("Title", "text").await, field("View Count", "number").await);
         let route = site.route("/hello").await;
-        let root = site.content(dated(json!({"status": "published", "datatype_id": page, "route_id": route}))).await;
-        let child =
-            site.content(dated(json!({"status": "draft", "datatype_id": post, "route_id": route, "parent_id": root}))).await;
-        for (node, field, value) in [(&root, &title, "Hello"), (&root, &count, "42"), (&child, &title, "First")] {
-            let body = dated(json!({"content_data_id": node, "field_id": field, "field_value": value, "route_id": route}));
+        let root = site
+            .content(dated(
+                json!({"status": "published", "datatype_id": page, "route_id": route}),
+            ))
+            .await;
+        let child = site
+            .content(dated(
+                json!({"status": "draft", "datatype_id": post, "route_id": route, "parent_id": root}),
+            ))
+            .await;
+        for (node, field, value) in [
+            (&root, &title, "Hello"),
+            (&root, &count, "42"),
+            (&child, &title, "First"),
+        ] {
+            let body =
+                dated(json!({"content_data_id": node, "field_id": field, "field_value": value, "route_id": route}));
             site.made("/api/v1/contentfields", "content_field_id", body).await;
         }
-        Self { author: site.user_id().await, route, page, post, title, count, root, child }
+        Self {
+            author: site.user_id().await,
+            route,
+            page,
+            post,
+            title,
+            count,
+            root,
+            child,
+        }
     }
 
     fn clean(&self) -> Value {
-        let meta = json!({"authorId": self.author, "routeId": self.route, "dateCreated": MOMENT, "dateModified": MOMENT});
+        let meta =
+            json!({"authorId": self.author, "routeId": self.route, "dateCreated": MOMENT, "dateModified": MOMENT});
         json!({"_meta": meta, "id": self.root, "type": "Page", "title": "Hello", "viewCount": 42,
             "blog posts": [{"_meta": meta, "id": self.child, "type": "Blog Post", "title": "First"}]})
     }
@@ -95,7 +132,10 @@ async fn a_page_is_delivered_to_everybody_in_both_formats() {
         assert_eq!(answer.with(200), expected, "{path}");
     }
     // Whatever stands in the request besides is nothing to delivery.
-    assert_eq!(site.say(Some("nonsense"), Method::GET, "/hello", None).await.with(200), hello.raw());
+    assert_eq!(
+        site.say(Some("nonsense"), Method::GET, "/hello", None).await.with(200),
+        hello.raw()
+    );
     let head = site.say(None, Method::HEAD, "/hello", None).await;
     assert_eq!(head.with(200), Value::Null);
     site.finish().await;
@@ -121,23 +161,47 @@ async fn a_change_is_delivered_at_once() {
     site.delete(&format!("/api/v1/datatype/{other}")).await.with(200);
     assert_eq!(page().await["blog posts"][0]["id"], hello.child);
     // A renamed path.
-    site.put("/api/v1/routes/", json!({"slug": "/bye", "slug_2": "/hello"})).await.with(200);
-    assert_eq!(site.say(None, Method::GET, "/hello", None).await.refused(404).0, "route.not_found");
-    assert_eq!(site.say(None, Method::GET, "/bye?format=clean", None).await.with(200)["id"], hello.root);
+    site.put("/api/v1/routes/", json!({"slug": "/bye", "slug_2": "/hello"}))
+        .await
+        .with(200);
+    assert_eq!(
+        site.say(None, Method::GET, "/hello", None).await.refused(404).0,
+        "route.not_found"
+    );
+    assert_eq!(
+        site.say(None, Method::GET, "/bye?format=clean", None).await.with(200)["id"],
+        hello.root
+    );
     // No root, no document.
-    site.delete(&format!("/api/v1/contentdata/{}", hello.root)).await.with(200);
-    assert_eq!(site.say(None, Method::GET, "/bye", None).await.with(200), json!({"root": null}));
-    assert_eq!(site.say(None, Method::GET, "/bye?format=clean", None).await.with(200), json!({}));
+    site.delete(&format!("/api/v1/contentdata/{}", hello.root))
+        .await
+        .with(200);
+    assert_eq!(
+        site.say(None, Method::GET, "/bye", None).await.with(200),
+        json!({"root": null})
+    );
+    assert_eq!(
+        site.say(None, Method::GET, "/bye?format=clean", None).await.with(200),
+        json!({})
+    );
     site.finish().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_front_page_is_a_slug_too() {
     let site = Site::new().await;
-    assert_eq!(site.say(None, Method::GET, "/", None).await.refused(404).0, "route.not_found");
+    assert_eq!(
+        site.say(None, Method::GET, "/", None).await.refused(404).0,
+        "route.not_found"
+    );
     let (page, route) = (site.datatype("Page", "ROOT").await, site.route("/").await);
-    let id = site.content(json!({"status": "draft", "datatype_id": page, "route_id": route})).await;
-    assert_eq!(site.say(None, Method::GET, "/?format=clean", None).await.with(200)["id"], id);
+    let id = site
+        .content(json!({"status": "draft", "datatype_id": page, "route_id": route}))
+        .await;
+    assert_eq!(
+        site.say(None, Method::GET, "/?format=clean", None).await.with(200)["id"],
+        id
+    );
     site.finish().await;
 }
 
@@ -147,20 +211,47 @@ async fn what_cannot_be_delivered_is_refused() {
     site.route("/hello").await;
     let head = site.head().await;
     for format in ["contentful", "sanity", "strapi", "wordpress", "RAW", "nonsense"] {
-        let answer = site.say(None, Method::GET, &format!("/hello?format={format}"), None).await;
-        assert_eq!(answer.body["error"]["message"], "Invalid format parameter. Valid options: clean, raw");
+        let answer = site
+            .say(None, Method::GET, &format!("/hello?format={format}"), None)
+            .await;
+        assert_eq!(
+            answer.body["error"]["message"],
+            "Invalid format parameter. Valid options: clean, raw"
+        );
         assert_eq!(answer.refused(400).1.as_deref(), Some("format"));
     }
-    for path in ["/nowhere", "/hello/", "/Hello", "/hello%20", "/h%C3%A9llo", "/hello/../hello2", "/%FF", "/index.html"] {
-        assert_eq!(site.say(None, Method::GET, path, None).await.refused(404).0, "route.not_found", "{path}");
+    for path in [
+        "/nowhere",
+        "/hello/",
+        "/Hello",
+        "/hello%20",
+        "/h%C3%A9llo",
+        "/hello/../hello2",
+        "/%FF",
+        "/index.html",
+    ] {
+        assert_eq!(
+            site.say(None, Method::GET, path, None).await.refused(404).0,
+            "route.not_found",
+            "{path}"
+        );
     }
     for method in [Method::POST, Method::PUT, Method::DELETE, Method::PATCH] {
         let answer = site.say(None, method.clone(), "/hello", Some(&json!({}))).await;
         assert_eq!(answer.headers["allow"], "GET, HEAD", "{method}");
         assert_eq!(answer.refused(405).0, "METHOD_NOT_ALLOWED", "{method}");
     }
-    assert_eq!(site.say(None, Method::GET, "/api/v1/nowhere", None).await.refused(404).0, "NOT_FOUND");
-    assert_eq!(site.say(None, Method::GET, "/favicon.ico", None).await.with(202), Value::Null);
+    assert_eq!(
+        site.say(None, Method::GET, "/api/v1/nowhere", None)
+            .await
+            .refused(404)
+            .0,
+        "NOT_FOUND"
+    );
+    assert_eq!(
+        site.say(None, Method::GET, "/favicon.ico", None).await.with(202),
+        Value::Null
+    );
     assert_eq!(site.head().await, head);
     site.finish().await;
 }

@@ -10,10 +10,13 @@ use tokio::net::TcpStream;
 
 /// Sends bytes as they are and returns everything that comes back.
 async fn raw(app: &TestApp, bytes: &[u8]) -> String {
-    let mut stream = TcpStream::connect(app.address()).await.unwrap();
-    stream.write_all(bytes).await.unwrap();
+    let mut stream = TcpStream::connect(app.address()).await.expect("listening");
+    stream.write_all(bytes).await.expect("open");
     let mut text = Vec::new();
-    tokio::time::timeout(Duration::from_secs(10), stream.read_to_end(&mut text)).await.expect("an end").unwrap();
+    tokio::time::timeout(Duration::from_secs(10), stream.read_to_end(&mut text))
+        .await
+        .expect("an end")
+        .expect("no reset");
     String::from_utf8_lossy(&text).into_owned()
 }
 
@@ -21,10 +24,25 @@ async fn raw(app: &TestApp, bytes: &[u8]) -> String {
 async fn every_answer_is_named_and_hardened() {
     let app = TestApp::new().await;
     let id = "01890a5d-ac96-774b-bcce-b302099a8057";
-    for path in ["/health/live", "/api/v1/auth/me", "/api/v1/nope", "/no-such-page", "/api/auth/nope/", "/api/v1/auth/login"] {
+    for path in [
+        "/health/live",
+        "/api/v1/auth/me",
+        "/api/v1/nope",
+        "/no-such-page",
+        "/api/auth/nope/",
+        "/api/v1/auth/login",
+    ] {
         let answer = app.request(Method::GET, path).header("x-request-id", id).send().await;
-        assert_eq!(answer.header("x-request-id"), id, "{path}: a UUID of the client's is taken over");
-        let answer = app.request(Method::GET, path).header("x-request-id", "<script>").send().await;
+        assert_eq!(
+            answer.header("x-request-id"),
+            id,
+            "{path}: a UUID of the client's is taken over"
+        );
+        let answer = app
+            .request(Method::GET, path)
+            .header("x-request-id", "<script>")
+            .send()
+            .await;
         assert!(uuid::Uuid::parse_str(answer.header("x-request-id")).is_ok(), "{path}");
         for (name, value) in [
             ("x-content-type-options", "nosniff"),
@@ -58,27 +76,62 @@ async fn refusals_of_the_framework_have_our_shape() {
     let page = app.post("/some-page", &json!({})).await;
     page.assert_problem(405, "METHOD_NOT_ALLOWED");
     assert_eq!(page.header("allow"), "GET, HEAD");
-    for media_type in ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=b"] {
+    for media_type in [
+        "text/plain",
+        "application/x-www-form-urlencoded",
+        "multipart/form-data; boundary=b",
+    ] {
         let answer = app.request(Method::POST, login).body(media_type, "{}").send().await;
         answer.assert_problem(415, "UNSUPPORTED_MEDIA_TYPE");
     }
-    app.request(Method::POST, login).send().await.assert_problem(415, "UNSUPPORTED_MEDIA_TYPE");
+    app.request(Method::POST, login)
+        .send()
+        .await
+        .assert_problem(415, "UNSUPPORTED_MEDIA_TYPE");
     let large = format!("{{\"email\": \"{}\"}}", "x".repeat(1 << 20));
-    app.request(Method::POST, login).body("application/json", large.clone()).send().await.assert_problem(413, "PAYLOAD_TOO_LARGE");
-    let chunks = futures::stream::iter(large.into_bytes().chunks(4096).map(|chunk| Ok::<_, std::io::Error>(chunk.to_vec())).collect::<Vec<_>>());
-    let chunked = app.request(Method::POST, login).body("application/json", reqwest::Body::wrap_stream(chunks)).send().await;
+    app.request(Method::POST, login)
+        .body("application/json", large.clone())
+        .send()
+        .await
+        .assert_problem(413, "PAYLOAD_TOO_LARGE");
+    let chunks = futures::stream::iter(
+        large
+            .into_bytes()
+            .chunks(4096)
+            .map(|chunk| Ok::<_, std::io::Error>(chunk.to_vec()))
+            .collect::<Vec<_>>(),
+    );
+    let chunked = app
+        .request(Method::POST, login)
+        .body("application/json", reqwest::Body::wrap_stream(chunks))
+        .send()
+        .await;
     chunked.assert_problem(413, "PAYLOAD_TOO_LARGE");
-    app.get(&format!("/api/v1/auth/me?{}", "x".repeat(9000))).await.assert_problem(414, "URI_TOO_LONG");
-    let heavy = app.request(Method::GET, "/api/v1/auth/me").header("x-padding", &"x".repeat(20_000)).send().await;
+    app.get(&format!("/api/v1/auth/me?{}", "x".repeat(9000)))
+        .await
+        .assert_problem(414, "URI_TOO_LONG");
+    let heavy = app
+        .request(Method::GET, "/api/v1/auth/me")
+        .header("x-padding", &"x".repeat(20_000))
+        .send()
+        .await;
     heavy.assert_problem(431, "HEADERS_TOO_LARGE");
     for (body, code) in [
         ("{", "BAD_REQUEST"),
         ("{} {}", "BAD_REQUEST"),
         ("{\"email\": \"a\\u0000b\"}", "VALIDATION_ERROR"),
     ] {
-        app.request(Method::POST, login).body("application/json", body).send().await.assert_problem(400, code);
+        app.request(Method::POST, login)
+            .body("application/json", body)
+            .send()
+            .await
+            .assert_problem(400, code);
     }
-    let deep = app.request(Method::POST, login).body("application/json", "[".repeat(100_000)).send().await;
+    let deep = app
+        .request(Method::POST, login)
+        .body("application/json", "[".repeat(100_000))
+        .send()
+        .await;
     deep.assert_problem(400, "BAD_REQUEST");
     app.finish().await;
 }
@@ -98,7 +151,12 @@ async fn problem_details_are_for_clients_that_prefer_them() {
     let app = TestApp::new().await;
     let accept = "application/problem+json, application/json;q=0.9";
     let body = json!({ "email": "nonsense", "password": "x" });
-    let answer = app.request(Method::POST, "/api/v1/auth/login").header("accept", accept).json(&body).send().await;
+    let answer = app
+        .request(Method::POST, "/api/v1/auth/login")
+        .header("accept", accept)
+        .json(&body)
+        .send()
+        .await;
     assert_eq!(answer.header("content-type"), "application/problem+json");
     assert_eq!(
         answer.redacted(&["/request_id"]),
@@ -108,9 +166,20 @@ async fn problem_details_are_for_clients_that_prefer_them() {
             "request_id": "[…]",
         })
     );
-    let wrong_method = app.request(Method::GET, "/api/v1/auth/login").header("accept", accept).send().await;
-    assert_eq!((&wrong_method.body["status"], wrong_method.header("allow")), (&json!(405), "POST"));
-    let django = app.request(Method::GET, "/api/auth/login/").header("accept", accept).send().await;
+    let wrong_method = app
+        .request(Method::GET, "/api/v1/auth/login")
+        .header("accept", accept)
+        .send()
+        .await;
+    assert_eq!(
+        (&wrong_method.body["status"], wrong_method.header("allow")),
+        (&json!(405), "POST")
+    );
+    let django = app
+        .request(Method::GET, "/api/auth/login/")
+        .header("accept", accept)
+        .send()
+        .await;
     assert_eq!(django.body, json!({ "detail": "Method \"GET\" not allowed." }));
     app.finish().await;
 }
@@ -129,12 +198,20 @@ async fn cors_is_for_configured_origins_only() {
     assert!(allowed.status.is_success());
     assert_eq!(allowed.header("access-control-allow-origin"), "https://app.example.com");
     assert_eq!(allowed.header("access-control-allow-credentials"), "true");
-    for foreign in ["https://evil.test", "null", "http://app.example.com", "https://app.example.com.evil.test", "https://app.example.com:8443"] {
+    for foreign in [
+        "https://evil.test",
+        "null",
+        "http://app.example.com",
+        "https://app.example.com.evil.test",
+        "https://app.example.com:8443",
+    ] {
         let answer = preflight(foreign).await;
         assert!(!answer.headers.contains_key("access-control-allow-origin"), "{foreign}");
     }
     // Refusals carry the headers too, or the browser could not read them.
-    let request = app.request(Method::GET, "/api/v1/auth/me").header("origin", "https://app.example.com");
+    let request = app
+        .request(Method::GET, "/api/v1/auth/me")
+        .header("origin", "https://app.example.com");
     let answer = request.send().await;
     answer.assert_problem(401, "UNAUTHORIZED");
     assert_eq!(answer.header("access-control-allow-origin"), "https://app.example.com");
@@ -147,7 +224,11 @@ async fn health_is_told_to_everybody() {
     let app = TestApp::new().await;
     for path in ["/health/live", "/health/ready"] {
         let answer = app.get(path).await;
-        assert_eq!((answer.status, &answer.body), (StatusCode::OK, &json!({ "status": "ok" })), "{path}");
+        assert_eq!(
+            (answer.status, &answer.body),
+            (StatusCode::OK, &json!({ "status": "ok" })),
+            "{path}"
+        );
     }
     app.finish().await;
 }
@@ -155,21 +236,39 @@ async fn health_is_told_to_everybody() {
 #[tokio::test]
 async fn correlation_is_the_clients_or_the_requests_own() {
     let app = TestApp::new().await;
-    let (request, correlation) = ("01890a5d-ac96-774b-bcce-b302099a8057", "01890a5d-ac96-774b-bcce-b302099a8058");
-    let body = |email: &str| {
-        json!({ "email": email, "password": "secret123", "full_name": "Ada Lovelace", "organization_name": "Engines" })
-    };
+    let (request, correlation) = (
+        "01890a5d-ac96-774b-bcce-b302099a8057",
+        "01890a5d-ac96-774b-bcce-b302099a8058",
+    );
+    let body = |email: &str| json!({ "email": email, "password": "secret123", "full_name": "Ada Lovelace", "organization_name": "Engines" });
     let register = |email: &str| app.request(Method::POST, "/api/v1/auth/register").json(&body(email));
-    register("a@example.com").header("x-request-id", request).send().await.assert_status(StatusCode::CREATED);
-    let request_alone = app.store().read_after(annals_eventstore::Position::START, 100).await.unwrap();
+    register("a@example.com")
+        .header("x-request-id", request)
+        .send()
+        .await
+        .assert_status(StatusCode::CREATED);
+    let request_alone = app
+        .store()
+        .read_after(annals_eventstore::Position::START, 100)
+        .await
+        .unwrap();
     for record in &request_alone {
         assert_eq!(record.metadata.correlation_id.to_string(), request);
         assert_eq!(record.metadata.causation_id.to_string(), request);
     }
-    let with_both = register("b@example.com").header("x-request-id", request).header("x-correlation-id", correlation);
+    let with_both = register("b@example.com")
+        .header("x-request-id", request)
+        .header("x-correlation-id", correlation);
     with_both.send().await.assert_status(StatusCode::CREATED);
-    let both = app.store().read_after(request_alone.last().unwrap().position, 100).await.unwrap();
-    assert!(both.iter().all(|record| record.metadata.correlation_id.to_string() == correlation));
+    let both = app
+        .store()
+        .read_after(request_alone.last().unwrap().position, 100)
+        .await
+        .unwrap();
+    assert!(
+        both.iter()
+            .all(|record| record.metadata.correlation_id.to_string() == correlation)
+    );
     app.finish().await;
 }
 
@@ -184,14 +283,103 @@ async fn the_document_lists_every_route_once() {
             }
         }
     }
-    for path in ["/api/v1/auth/login", "/api/v1/users/me", "/api/auth/login/", "/health/ready"] {
+    for path in [
+        "/api/v1/auth/login",
+        "/api/v1/users/me",
+        "/api/auth/login/",
+        "/health/ready",
+    ] {
         assert!(document["paths"][path].is_object(), "{path}");
     }
     let aliased = |name: &str| name.contains("/api/v1/users/me");
-    let mut ids: Vec<&String> = operations.iter().filter(|(_, name)| !aliased(name)).map(|(id, _)| id).collect();
+    let mut ids: Vec<&String> = operations
+        .iter()
+        .filter(|(_, name)| !aliased(name))
+        .map(|(id, _)| id)
+        .collect();
     let count = ids.len();
     ids.sort();
     ids.dedup();
     assert_eq!(ids.len(), count, "operation ids are unique: {operations:?}");
     assert_ne!(document["components"]["securitySchemes"]["bearer"], Value::Null);
+}
+
+#[tokio::test]
+async fn a_panic_is_500_without_a_cause_and_the_server_lives() {
+    let app = TestApp::new().await;
+    let surround = axum::middleware::from_fn_with_state(app.state().clone(), annals_api::middleware::surround);
+    let boom = axum::routing::get(|| async {
+        if true {
+            panic!("canary");
+        }
+        "never"
+    });
+    let router = axum::Router::new().route("/api/v1/boom", boom).layer(surround);
+    let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let server = tokio::spawn(async move { axum::serve(listener, router).await });
+    for _ in 0..2 {
+        let answer = app
+            .client()
+            .get(format!("http://{address}/api/v1/boom"))
+            .send()
+            .await
+            .unwrap();
+        assert_eq!(answer.status(), StatusCode::INTERNAL_SERVER_ERROR);
+        let id = answer.headers()["x-request-id"].to_str().unwrap().to_owned();
+        let body: Value = answer.json().await.unwrap();
+        assert_eq!(
+            body,
+            json!({
+                "success": false,
+                "error": { "code": "INTERNAL_SERVER_ERROR", "message": "Internal server error" },
+                "detail": "Internal server error",
+                "request_id": id,
+            })
+        );
+    }
+    server.abort();
+    app.finish().await;
+}
+
+#[tokio::test]
+async fn a_stuck_projection_is_not_ready_until_it_goes_on() {
+    use sqlx::Executor as _;
+
+    let app = TestApp::new().await;
+    let ready = async |wanted: u16| -> Value {
+        for _ in 0..200 {
+            let answer = app.get("/health/ready").await;
+            if answer.status.as_u16() == wanted {
+                return answer.body;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        panic!("never {wanted}");
+    };
+    let mut superuser = app.database().superuser().await;
+    superuser
+        .execute("alter table view.users rename to users_away")
+        .await
+        .unwrap();
+    let body = json!({ "email": "ada@example.com", "password": "secret123", "full_name": "Ada", "organization_name": "Engines" });
+    let registered = app
+        .post("/api/v1/auth/register", &body)
+        .await
+        .assert_status(StatusCode::CREATED);
+    assert_eq!(
+        registered.body["data"]["email"], "ada@example.com",
+        "the answer is built from what was committed"
+    );
+    assert_eq!(
+        ready(503).await,
+        json!({ "status": "unavailable", "faults": ["projection users"] })
+    );
+    assert_eq!(app.get("/health/live").await.status, StatusCode::OK);
+    superuser
+        .execute("alter table view.users_away rename to users")
+        .await
+        .unwrap();
+    assert_eq!(ready(200).await, json!({ "status": "ok" }));
+    app.finish().await;
 }

@@ -1,9 +1,11 @@
 //! End-to-end tests, one module per noun. One binary, so that they share a cluster and link once.
 
-mod cli;
+#![allow(clippy::unwrap_used, reason = "helpers are tests too; clippy knows only functions with an attribute")]
+
 mod audit;
 mod auth;
 mod bad_input;
+mod cli;
 mod commands;
 mod content;
 mod database;

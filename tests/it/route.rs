@@ -16,12 +16,18 @@ async fn a_route_is_created_shown_changed_and_deleted() {
         body
     };
     let created = site
-        .post("/api/v1/routes", dates(json!({"route_id": id, "slug": "/home", "title": "Home", "status": {"Int64": 1, "Valid": true}})))
+        .post(
+            "/api/v1/routes",
+            dates(json!({"route_id": id, "slug": "/home", "title": "Home", "status": {"Int64": 1, "Valid": true}})),
+        )
         .await
         .with(201);
     let home = dates(json!({"route_id": id, "slug": "/home", "title": "Home", "status": 1, "author_id": me}));
     assert_eq!(created, home);
-    for path in [format!("/api/v1/routes/{}", uuid(id)), format!("/api/v1/routes/?q={id}")] {
+    for path in [
+        format!("/api/v1/routes/{}", uuid(id)),
+        format!("/api/v1/routes/?q={id}"),
+    ] {
         assert_eq!(site.get(&path).await.with(200), home, "{path}");
     }
 
@@ -37,14 +43,30 @@ async fn a_route_is_created_shown_changed_and_deleted() {
     // A path that was given up is free again.
     let early = site.route("/a/home").await;
     site.route("/home").await;
-    let slugs: Vec<Value> =
-        site.get("/api/v1/routes").await.with(200).as_array().unwrap().iter().map(|row| row["slug"].clone()).collect();
+    let slugs: Vec<Value> = site
+        .get("/api/v1/routes")
+        .await
+        .with(200)
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|row| row["slug"].clone())
+        .collect();
     assert_eq!(slugs, ["/", "/a/home", "/home"], "by slug");
     let page = site.get("/api/v1/routes?limit=1&offset=1").await.with(200);
-    assert_eq!((&page["data"][0]["route_id"], &page["total"]), (&json!(early), &json!(3)));
+    assert_eq!(
+        (&page["data"][0]["route_id"], &page["total"]),
+        (&json!(early), &json!(3))
+    );
 
-    assert_eq!(site.delete(&format!("/api/v1/routes/?q={id}")).await.with(200), Value::Null);
-    assert_eq!(site.get(&format!("/api/v1/routes/{id}")).await.refused(404).0, "route.not_found");
+    assert_eq!(
+        site.delete(&format!("/api/v1/routes/?q={id}")).await.with(200),
+        Value::Null
+    );
+    assert_eq!(
+        site.get(&format!("/api/v1/routes/{id}")).await.refused(404).0,
+        "route.not_found"
+    );
     site.finish().await;
 }
 
@@ -56,24 +78,116 @@ async fn bad_requests_name_what_is_wrong_and_leave_no_event() {
     let (post, put, delete) = (Method::POST, Method::PUT, Method::DELETE);
     let (invalid, path) = ("VALIDATION_ERROR", "/api/v1/routes");
     let mut refusals = vec![
-        (post.clone(), path, Some(json!({"title": "x"})), 400, invalid, Some("slug")),
-        (post.clone(), path, Some(json!({"slug": "/x", "status": "1"})), 400, invalid, Some("status")),
-        (post.clone(), path, Some(json!({"slug": "/x", "status": 1.5})), 400, invalid, Some("status")),
-        (post.clone(), path, Some(json!({"slug": "/home"})), 409, "route.slug_taken", Some("slug")),
-        (post.clone(), path, Some(json!({"slug": "/x", "route_id": id})), 409, "route.already_exists", None),
-        (put.clone(), "/api/v1/routes/", Some(json!({"slug": "/x"})), 400, invalid, Some("route_id")),
-        (put.clone(), "/api/v1/routes/", Some(json!({"slug": "/x", "slug_2": "/nowhere"})), 404, "route.not_found", None),
-        (put.clone(), "/api/v1/routes/", Some(json!({"slug": "/x", "route_id": NOBODY})), 404, "route.not_found", None),
-        (put.clone(), "/api/v1/routes/", Some(json!({"slug": "/home", "slug_2": "/other"})), 409, "route.slug_taken", Some("slug")),
-        (put.clone(), &by_path, Some(json!({"slug": "/x", "route_id": id})), 400, invalid, Some("route_id")),
-        (put.clone(), &by_path, Some(json!({"slug": "/x", "slug_2": "x"})), 400, invalid, Some("slug_2")),
-        (delete.clone(), "/api/v1/routes/?q=%2Fhome", None, 400, invalid, Some("q")),
+        (
+            post.clone(),
+            path,
+            Some(json!({"title": "x"})),
+            400,
+            invalid,
+            Some("slug"),
+        ),
+        (
+            post.clone(),
+            path,
+            Some(json!({"slug": "/x", "status": "1"})),
+            400,
+            invalid,
+            Some("status"),
+        ),
+        (
+            post.clone(),
+            path,
+            Some(json!({"slug": "/x", "status": 1.5})),
+            400,
+            invalid,
+            Some("status"),
+        ),
+        (
+            post.clone(),
+            path,
+            Some(json!({"slug": "/home"})),
+            409,
+            "route.slug_taken",
+            Some("slug"),
+        ),
+        (
+            post.clone(),
+            path,
+            Some(json!({"slug": "/x", "route_id": id})),
+            409,
+            "route.already_exists",
+            None,
+        ),
+        (
+            put.clone(),
+            "/api/v1/routes/",
+            Some(json!({"slug": "/x"})),
+            400,
+            invalid,
+            Some("route_id"),
+        ),
+        (
+            put.clone(),
+            "/api/v1/routes/",
+            Some(json!({"slug": "/x", "slug_2": "/nowhere"})),
+            404,
+            "route.not_found",
+            None,
+        ),
+        (
+            put.clone(),
+            "/api/v1/routes/",
+            Some(json!({"slug": "/x", "route_id": NOBODY})),
+            404,
+            "route.not_found",
+            None,
+        ),
+        (
+            put.clone(),
+            "/api/v1/routes/",
+            Some(json!({"slug": "/home", "slug_2": "/other"})),
+            409,
+            "route.slug_taken",
+            Some("slug"),
+        ),
+        (
+            put.clone(),
+            &by_path,
+            Some(json!({"slug": "/x", "route_id": id})),
+            400,
+            invalid,
+            Some("route_id"),
+        ),
+        (
+            put.clone(),
+            &by_path,
+            Some(json!({"slug": "/x", "slug_2": "x"})),
+            400,
+            invalid,
+            Some("slug_2"),
+        ),
+        (
+            delete.clone(),
+            "/api/v1/routes/?q=%2Fhome",
+            None,
+            400,
+            invalid,
+            Some("q"),
+        ),
     ];
     for slug in ["", "home", "/Home", "/a//b", "/a/", "/a-", "/a b", "/é", "/a?b"] {
-        refusals.push((post.clone(), path, Some(json!({"slug": slug})), 400, invalid, Some("slug")));
+        refusals.push((
+            post.clone(),
+            path,
+            Some(json!({"slug": slug})),
+            400,
+            invalid,
+            Some("slug"),
+        ));
     }
     site.refuses(&refusals).await;
     let long = json!({"slug": format!("/{}", "a".repeat(255))});
-    site.refuses(&[(post, path, Some(long), 400, invalid, Some("slug"))]).await;
+    site.refuses(&[(post, path, Some(long), 400, invalid, Some("slug"))])
+        .await;
     site.finish().await;
 }

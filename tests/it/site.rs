@@ -75,7 +75,11 @@ impl Site {
         let answer = request.send().await.expect("an answer");
         let (status, headers) = (answer.status(), answer.headers().clone());
         let bytes = answer.bytes().await.expect("a body");
-        let body = if bytes.is_empty() { Value::Null } else { serde_json::from_slice(&bytes).expect("JSON") };
+        let body = if bytes.is_empty() {
+            Value::Null
+        } else {
+            serde_json::from_slice(&bytes).expect("JSON")
+        };
         Answer { status, headers, body }
     }
 
@@ -112,7 +116,11 @@ impl Site {
             let context = format!("{method} {path} {body:?}: {}", answer.body);
             assert_eq!(answer.status.as_u16(), *status, "{context}");
             let (actual_code, actual_field) = answer.refused(*status);
-            assert_eq!((actual_code.as_str(), actual_field.as_deref()), (*code, *field), "{context}");
+            assert_eq!(
+                (actual_code.as_str(), actual_field.as_deref()),
+                (*code, *field),
+                "{context}"
+            );
         }
         assert_eq!(self.head().await, before, "a refusal has left events behind");
     }
@@ -124,15 +132,26 @@ impl Site {
     }
 
     pub(crate) async fn datatype(&self, label: &str, kind: &str) -> String {
-        self.made("/api/v1/datatype", "datatype_id", json!({"label": label, "type": kind})).await
+        self.made("/api/v1/datatype", "datatype_id", json!({"label": label, "type": kind}))
+            .await
     }
 
     pub(crate) async fn field(&self, datatype: &str, label: &str, kind: &str) -> String {
-        self.made("/api/v1/fields", "field_id", json!({"parent_id": datatype, "label": label, "type": kind})).await
+        self.made(
+            "/api/v1/fields",
+            "field_id",
+            json!({"parent_id": datatype, "label": label, "type": kind}),
+        )
+        .await
     }
 
     pub(crate) async fn route(&self, slug: &str) -> String {
-        self.made("/api/v1/routes", "route_id", json!({"slug": slug, "title": slug, "status": 1})).await
+        self.made(
+            "/api/v1/routes",
+            "route_id",
+            json!({"slug": slug, "title": slug, "status": 1}),
+        )
+        .await
     }
 
     pub(crate) async fn content(&self, body: Value) -> String {

@@ -5,7 +5,7 @@ use reqwest::StatusCode;
 use serde_json::json;
 
 const PATHS: [&str; 2] = ["/api/v1/auth/users/me", "/api/v1/users/me"];
-const NEW_PASSWORD: &str = "Another-Horse-8";
+const NEW_PASSWORD: &str = "Another!Horse8";
 
 #[tokio::test]
 async fn the_profile_is_served_under_both_paths() {
@@ -20,7 +20,7 @@ async fn the_profile_is_served_under_both_paths() {
                 "success": true,
                 "data": {
                     "id": "[…]", "email": ada.email(), "username": "person0", "name": "Ada Example",
-                    "full_name": "Ada Example", "role": "viewer", "org_id": "[…]", "is_active": true,
+                    "full_name": "Ada Example", "role": "editor", "org_id": "[…]", "is_active": true,
                     "is_verified": false, "email_verified": false, "created_at": "[…]", "updated_at": "[…]",
                 },
                 "message": "User profile retrieved successfully",
@@ -45,7 +45,10 @@ async fn a_new_name_is_seen_at_once() {
         assert_eq!(answer.body["data"]["full_name"], name);
         let shown = ada.get(path).await;
         assert_eq!(shown.body["data"], answer.body["data"]);
-        assert_eq!((&shown.body["data"]["role"], &shown.body["data"]["email"]), (&json!("viewer"), &json!(ada.email())));
+        assert_eq!(
+            (&shown.body["data"]["role"], &shown.body["data"]["email"]),
+            (&json!("editor"), &json!(ada.email()))
+        );
     }
     app.finish().await;
 }
@@ -55,7 +58,12 @@ async fn a_profile_without_a_name_changes_nothing_and_a_bad_one_is_422() {
     let app = TestApp::new().await;
     let ada = app.register().await;
     let before = app.head().await;
-    for body in [json!({}), json!({ "anything": [1, 2] }), json!({ "full_name": null }), json!({ "full_name": "Ada Example" })] {
+    for body in [
+        json!({}),
+        json!({ "anything": [1, 2] }),
+        json!({ "full_name": null }),
+        json!({ "full_name": "Ada Example" }),
+    ] {
         let answer = ada.put(PATHS[0], &body).await.assert_status(StatusCode::OK);
         assert_eq!(answer.body["data"]["full_name"], "Ada Example", "{body}");
     }
@@ -70,7 +78,9 @@ async fn a_profile_without_a_name_changes_nothing_and_a_bad_one_is_422() {
         answer.assert_problem(422, "VALIDATION_ERROR");
         assert_eq!(answer.body["error"]["field"], "full_name", "{body}");
     }
-    ada.put(PATHS[0], &json!([])).await.assert_problem(422, "VALIDATION_ERROR");
+    ada.put(PATHS[0], &json!([]))
+        .await
+        .assert_problem(422, "VALIDATION_ERROR");
     assert_eq!(app.head().await, before, "nothing was appended");
     app.finish().await;
 }
@@ -81,7 +91,10 @@ async fn a_new_password_ends_all_other_sessions() {
     let ada = app.register().await;
     let other = app.sign_in(ada.email(), PASSWORD).await;
     let body = json!({ "current_password": PASSWORD, "new_password": NEW_PASSWORD });
-    let answer = ada.put("/api/v1/auth/users/me/password", &body).await.assert_status(StatusCode::OK);
+    let answer = ada
+        .put("/api/v1/auth/users/me/password", &body)
+        .await
+        .assert_status(StatusCode::OK);
     assert_eq!(
         answer.body,
         json!({
@@ -91,9 +104,19 @@ async fn a_new_password_ends_all_other_sessions() {
     );
     ada.get(PATHS[0]).await.assert_status(StatusCode::OK);
     other.get(PATHS[0]).await.assert_status(StatusCode::UNAUTHORIZED);
-    let refresh = app.post("/api/v1/auth/refresh", &json!({ "refresh_token": other.refresh_token() })).await;
+    let refresh = app
+        .post(
+            "/api/v1/auth/refresh",
+            &json!({ "refresh_token": other.refresh_token() }),
+        )
+        .await;
     assert_eq!(refresh.status, StatusCode::UNAUTHORIZED);
-    let old = app.post("/api/v1/auth/login", &json!({ "email": ada.email(), "password": PASSWORD })).await;
+    let old = app
+        .post(
+            "/api/v1/auth/login",
+            &json!({ "email": ada.email(), "password": PASSWORD }),
+        )
+        .await;
     old.assert_problem(401, "AUTH_INVALID_CREDENTIALS");
     app.sign_in(ada.email(), NEW_PASSWORD).await;
     app.finish().await;
@@ -108,7 +131,9 @@ async fn the_other_documents_paths_end_this_session_too() {
         ("/api/v1/auth/reset", "password", NEW_PASSWORD, PASSWORD),
     ] {
         let caller = app.sign_in(ada.email(), old).await;
-        let answer = caller.post(path, &json!({ "current_password": old, member: new })).await;
+        let answer = caller
+            .post(path, &json!({ "current_password": old, member: new }))
+            .await;
         assert_eq!(
             (answer.status, &answer.body),
             (
@@ -120,7 +145,11 @@ async fn the_other_documents_paths_end_this_session_too() {
             )
         );
         caller.get(PATHS[0]).await.assert_status(StatusCode::UNAUTHORIZED);
-        let weak = app.sign_in(ada.email(), new).await.post(path, &json!({ "current_password": new, member: "weak" })).await;
+        let weak = app
+            .sign_in(ada.email(), new)
+            .await
+            .post(path, &json!({ "current_password": new, member: "weak" }))
+            .await;
         weak.assert_problem(400, "VALIDATION_ERROR");
     }
     app.finish().await;
@@ -131,18 +160,36 @@ async fn a_bad_change_of_password_changes_nothing() {
     let app = TestApp::new().await;
     let ada = app.register().await;
     let path = "/api/v1/users/me/password";
-    let wrong = ada.put(path, &json!({ "current_password": "Wrong-Horse-1", "new_password": NEW_PASSWORD })).await;
+    let wrong = ada
+        .put(
+            path,
+            &json!({ "current_password": "Wrong!Horse1", "new_password": NEW_PASSWORD }),
+        )
+        .await;
     wrong.assert_problem(400, "auth.current_password_incorrect");
     assert_eq!(wrong.body["detail"], "The current password you entered is incorrect.");
-    let same = ada.put(path, &json!({ "current_password": PASSWORD, "new_password": PASSWORD })).await;
+    let same = ada
+        .put(path, &json!({ "current_password": PASSWORD, "new_password": PASSWORD }))
+        .await;
     assert_eq!(same.status, StatusCode::BAD_REQUEST);
-    assert!(same.body["detail"].as_str().unwrap().ends_with("cannot be the same as your current password."));
+    assert!(
+        same.body["detail"]
+            .as_str()
+            .unwrap()
+            .ends_with("cannot be the same as your current password.")
+    );
     for new in ["Aa1!", "aaaaaa1!", "AAAAAA1!", "AAAaaaa!", "AAAaaa12"] {
-        let answer = ada.put(path, &json!({ "current_password": PASSWORD, "new_password": new })).await;
+        let answer = ada
+            .put(path, &json!({ "current_password": PASSWORD, "new_password": new }))
+            .await;
         answer.assert_problem(422, "VALIDATION_ERROR");
         assert_eq!(answer.body["error"]["field"], "new_password");
     }
-    for body in [json!({}), json!({ "current_password": PASSWORD }), json!({ "new_password": NEW_PASSWORD })] {
+    for body in [
+        json!({}),
+        json!({ "current_password": PASSWORD }),
+        json!({ "new_password": NEW_PASSWORD }),
+    ] {
         ada.put(path, &body).await.assert_problem(422, "VALIDATION_ERROR");
     }
     app.sign_in(ada.email(), PASSWORD).await;

@@ -25,7 +25,7 @@ use crate::TestDatabase;
 const CATCH_UP: Duration = Duration::from_secs(30);
 
 /// The password of everybody that the harness makes. Keeps every contract's rule.
-pub const PASSWORD: &str = "Correct-Horse-7";
+pub const PASSWORD: &str = "Correct!Horse7";
 
 /// A running application. End every test with [`TestApp::finish`], which checks what must hold whatever the test did.
 pub struct TestApp {
@@ -57,7 +57,9 @@ impl TestApp {
         config.password.iterations = 1;
         config.password.queue = 4096;
         change(&mut config);
-        let app = App::start_on(database.database(), config, Arc::new(SystemClock)).await.expect("the application starts");
+        let app = App::start_on(database.database(), config, Arc::new(SystemClock))
+            .await
+            .expect("the application starts");
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("a free port");
         let address = listener.local_addr().expect("a bound socket has an address");
         let (stop, stopped) = oneshot::channel();
@@ -102,7 +104,10 @@ impl TestApp {
     /// What the application's handlers work with.
     #[must_use]
     pub fn state(&self) -> &AppState {
-        self.app.as_ref().expect("the application runs until the test ends").state()
+        self.app
+            .as_ref()
+            .expect("the application runs until the test ends")
+            .state()
     }
 
     /// The log.
@@ -152,7 +157,9 @@ impl TestApp {
             "full_name": "Ada Example",
             "organization_name": "Example & Co",
         });
-        self.post("/api/v1/auth/register", &body).await.assert_status(StatusCode::CREATED);
+        self.post("/api/v1/auth/register", &body)
+            .await
+            .assert_status(StatusCode::CREATED);
         self.sign_in(&email, PASSWORD).await
     }
 
@@ -176,15 +183,24 @@ impl TestApp {
         };
         let system = DomainCaller::system("test", Uuid::now_v7());
         let context = self.state().on_behalf_of(&system);
-        annals_commands::user::register(&context, register).await.expect("the person is new");
+        annals_commands::user::register(&context, register)
+            .await
+            .expect("the person is new");
         self.sign_in(&email, PASSWORD).await
     }
 
     /// A new session of somebody who has an account.
     pub async fn sign_in(&self, email: &str, password: &str) -> Caller {
-        let answer = self.post("/api/v1/auth/login", &json!({ "email": email, "password": password })).await;
+        let answer = self
+            .post("/api/v1/auth/login", &json!({ "email": email, "password": password }))
+            .await;
         let body = answer.assert_status(StatusCode::OK).body;
-        let text = |path: &str| body.pointer(path).and_then(Value::as_str).map(str::to_owned).unwrap_or_default();
+        let text = |path: &str| {
+            body.pointer(path)
+                .and_then(Value::as_str)
+                .map(str::to_owned)
+                .unwrap_or_default()
+        };
         Caller {
             client: self.client.clone(),
             base: self.url(""),
@@ -202,11 +218,18 @@ impl TestApp {
         let models = annals_projections::read_models();
         let names: Vec<&str> = models.iter().map(|model| model.name()).collect();
         let head = self.head().await;
-        self.state().engine().wait(&names, head, CATCH_UP).await.expect("the read models follow the log");
+        self.state()
+            .engine()
+            .wait(&names, head, CATCH_UP)
+            .await
+            .expect("the read models follow the log");
         for model in &models {
             let report = annals_projections::compare(&system, self.store(), model.as_ref()).await;
             let report = report.expect("the read model can be rebuilt");
-            assert!(report.compared && report.is_equal(), "a rebuild differs from what is served: {report:#?}");
+            assert!(
+                report.compared && report.is_equal(),
+                "a rebuild differs from what is served: {report:#?}"
+            );
         }
         self.end().await;
     }
@@ -216,7 +239,10 @@ impl TestApp {
             let _ = stop.send(());
         }
         if let Some(server) = self.server.take() {
-            server.await.expect("the server does not panic").expect("the server had a listener");
+            server
+                .await
+                .expect("the server does not panic")
+                .expect("the server had a listener");
         }
         if let Some(app) = self.app.take() {
             app.stop().await.expect("the application stops");
@@ -270,7 +296,11 @@ impl Caller {
 
     /// A request with the bearer token.
     pub fn request(&self, method: Method, path: &str) -> Request {
-        Request(self.client.request(method, format!("{}{path}", self.base)).bearer_auth(&self.token))
+        Request(
+            self.client
+                .request(method, format!("{}{path}", self.base))
+                .bearer_auth(&self.token),
+        )
     }
 
     /// `GET` with the bearer token.
@@ -334,7 +364,12 @@ impl Request {
         let (status, headers) = (response.status(), response.headers().clone());
         let text = response.text().await.expect("the body is text");
         let body = serde_json::from_str(&text).unwrap_or(Value::Null);
-        Answer { status, headers, text, body }
+        Answer {
+            status,
+            headers,
+            text,
+            body,
+        }
     }
 }
 
@@ -365,7 +400,10 @@ impl Answer {
     /// A header's text; empty when it is absent.
     #[must_use]
     pub fn header(&self, name: &str) -> &str {
-        self.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default()
+        self.headers
+            .get(name)
+            .and_then(|value| value.to_str().ok())
+            .unwrap_or_default()
     }
 
     /// Checks status and code of a refusal in the shape of `/api/v1`.

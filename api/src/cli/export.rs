@@ -94,7 +94,7 @@ async fn write(
     let progress = Progress::start("export", "events", quiet);
     let total = head.position.0;
     export(workplace.database(), Position::START, head.position, out, |last| {
-        progress.advance(last.0, total)
+        progress.advance(last.0, total);
     })
     .await?;
     Ok(())

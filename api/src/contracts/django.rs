@@ -46,11 +46,31 @@ struct View {
     needs_user: bool,
 }
 
-const REGISTER: View = View { name: "Register Api", allow: "POST, OPTIONS", needs_user: false };
-const SIGN_IN: View = View { name: "Login Api", allow: "POST, OPTIONS", needs_user: false };
-const REFRESH: View = View { name: "Token Refresh Api", allow: "POST, OPTIONS", needs_user: false };
-const VERIFY: View = View { name: "Token Verify Api", allow: "POST, OPTIONS", needs_user: false };
-const ME: View = View { name: "Me Api", allow: "GET, HEAD, OPTIONS", needs_user: true };
+const REGISTER: View = View {
+    name: "Register Api",
+    allow: "POST, OPTIONS",
+    needs_user: false,
+};
+const SIGN_IN: View = View {
+    name: "Login Api",
+    allow: "POST, OPTIONS",
+    needs_user: false,
+};
+const REFRESH: View = View {
+    name: "Token Refresh Api",
+    allow: "POST, OPTIONS",
+    needs_user: false,
+};
+const VERIFY: View = View {
+    name: "Token Verify Api",
+    allow: "POST, OPTIONS",
+    needs_user: false,
+};
+const ME: View = View {
+    name: "Me Api",
+    allow: "GET, HEAD, OPTIONS",
+    needs_user: true,
+};
 
 impl View {
     /// By path, for methods that no handler takes.
@@ -79,7 +99,9 @@ impl View {
     /// 401 by the framework, which challenges; the view's own 401s do not.
     fn challenge(self, body: Value) -> Response {
         let mut response = self.answer(StatusCode::UNAUTHORIZED, body);
-        response.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"api\""));
+        response
+            .headers_mut()
+            .insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"api\""));
         response
     }
 
@@ -91,8 +113,12 @@ impl View {
     }
 
     fn sign(self, response: &mut Response) {
-        response.headers_mut().insert(ALLOW, HeaderValue::from_static(self.allow));
-        response.headers_mut().insert(VARY, HeaderValue::from_static("Accept, origin"));
+        response
+            .headers_mut()
+            .insert(ALLOW, HeaderValue::from_static(self.allow));
+        response
+            .headers_mut()
+            .insert(VARY, HeaderValue::from_static("Accept, origin"));
     }
 
     /// What happens before any handler: the switch, authentication, permission.
@@ -154,7 +180,9 @@ struct Entered {
 /// The token of the `Authorization` header. The scheme is compared with regard to case, and another one counts as absent;
 /// of ours, anything but two parts is a fault.
 fn presented(parts: &Parts) -> Result<Option<String>, ()> {
-    let Some(header) = parts.headers.get(AUTHORIZATION) else { return Ok(None) };
+    let Some(header) = parts.headers.get(AUTHORIZATION) else {
+        return Ok(None);
+    };
     let text = String::from_utf8_lossy(header.as_bytes());
     let words: Vec<&str> = text.split_ascii_whitespace().collect();
     match words.as_slice() {
@@ -168,7 +196,9 @@ fn presented(parts: &Parts) -> Result<Option<String>, ()> {
 /// authentication.
 async fn other_method(State(app): State<AppState>, request: Request) -> Response {
     let (mut parts, _) = request.into_parts();
-    let Some(view) = View::of(parts.uri.path()) else { return Problem::not_found("Not found.").into_response() };
+    let Some(view) = View::of(parts.uri.path()) else {
+        return Problem::not_found("Not found.").into_response();
+    };
     if let Err(refusal) = view.enter(&app, &mut parts).await {
         return refusal;
     }
@@ -184,7 +214,10 @@ async fn other_method(State(app): State<AppState>, request: Request) -> Response
         );
     }
     let method = parts.method.as_str();
-    view.refuse(StatusCode::METHOD_NOT_ALLOWED, &format!("Method \"{method}\" not allowed."))
+    view.refuse(
+        StatusCode::METHOD_NOT_ALLOWED,
+        &format!("Method \"{method}\" not allowed."),
+    )
 }
 
 /// The body as the framework's parsers read it. What is false in its language counts as the empty object.
@@ -193,9 +226,17 @@ async fn data(app: &AppState, view: View, parts: Parts, body: Body) -> Result<Ma
     if bytes.is_empty() {
         return Ok(Map::new());
     }
-    let media_type = parts.headers.get(CONTENT_TYPE).map(|text| String::from_utf8_lossy(text.as_bytes()).into_owned());
+    let media_type = parts
+        .headers
+        .get(CONTENT_TYPE)
+        .map(|text| String::from_utf8_lossy(text.as_bytes()).into_owned());
     let media_type = media_type.unwrap_or_default();
-    let essence = media_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    let essence = media_type
+        .split(';')
+        .next()
+        .unwrap_or_default()
+        .trim()
+        .to_ascii_lowercase();
     match essence.as_str() {
         "application/json" => json_data(app, view, &bytes).map_err(|refusal| *refusal),
         "application/x-www-form-urlencoded" => form_data(view, parts, bytes).await,
@@ -233,23 +274,36 @@ async fn form_data(view: View, parts: Parts, bytes: Bytes) -> Result<Map<String,
     let request = Request::from_parts(parts, Body::from(bytes));
     match axum::Form::<Vec<(String, String)>>::from_request(request, &()).await {
         // Of a repeated member the last one counts.
-        Ok(axum::Form(pairs)) => Ok(pairs.into_iter().map(|(name, text)| (name, Value::String(text))).collect()),
+        Ok(axum::Form(pairs)) => Ok(pairs
+            .into_iter()
+            .map(|(name, text)| (name, Value::String(text)))
+            .collect()),
         Err(_) => Err(view.refuse(StatusCode::BAD_REQUEST, "The form cannot be read.")),
     }
 }
 
 async fn multipart_data(view: View, parts: Parts, bytes: Bytes) -> Result<Map<String, Value>, Response> {
-    let malformed =
-        |what: &str| view.refuse(StatusCode::BAD_REQUEST, &format!("Multipart form parse error - {what}"));
+    let malformed = |what: &str| view.refuse(StatusCode::BAD_REQUEST, &format!("Multipart form parse error - {what}"));
     let request = Request::from_parts(parts, Body::from(bytes));
-    let mut form = Multipart::from_request(request, &()).await.map_err(|_| malformed("Invalid boundary"))?;
+    let mut form = Multipart::from_request(request, &())
+        .await
+        .map_err(|_| malformed("Invalid boundary"))?;
     let mut members = Map::new();
     while let Some(field) = form.next_field().await.map_err(|_| malformed("Invalid part"))? {
-        let Some(name) = field.name().map(str::to_owned) else { continue };
+        let Some(name) = field.name().map(str::to_owned) else {
+            continue;
+        };
         let is_file = field.file_name().is_some();
         let text = field.text().await.map_err(|_| malformed("Invalid part"))?;
         // A file is there, but is no text; no view wants one.
-        members.insert(name, if is_file { Value::Bool(true) } else { Value::String(text) });
+        members.insert(
+            name,
+            if is_file {
+                Value::Bool(true)
+            } else {
+                Value::String(text)
+            },
+        );
     }
     Ok(members)
 }
@@ -268,7 +322,11 @@ fn is_falsy(value: Option<&Value>) -> bool {
 
 /// The refusal for keys that are not there, in the order asked for.
 fn missing(view: View, data: &Map<String, Value>, required: &[&str]) -> Option<Response> {
-    let missing: Vec<&str> = required.iter().copied().filter(|key| !data.contains_key(*key)).collect();
+    let missing: Vec<&str> = required
+        .iter()
+        .copied()
+        .filter(|key| !data.contains_key(*key))
+        .collect();
     if missing.is_empty() {
         return None;
     }
@@ -320,7 +378,10 @@ pub(crate) struct DjangoTokens {
 
 /// Registration under this contract.
 #[derive(Debug, Deserialize, ToSchema)]
-#[allow(dead_code, reason = "describes the body; the handler reads it member by member for the contract's answers")]
+#[allow(
+    dead_code,
+    reason = "describes the body; the handler reads it member by member for the contract's answers"
+)]
 pub(crate) struct DjangoRegister {
     username: String,
     email: String,
@@ -391,7 +452,9 @@ async fn registered(app: &AppState, parts: &mut Parts, body: Body) -> Result<Res
         Err(error) => return Err(view.problem(error)),
     };
     let settled = app.settle(models::IDENTITY, registered.position, entered.prefer).await;
-    let Some(signed_in) = registered.signed_in else { return Ok(concealed()) };
+    let Some(signed_in) = registered.signed_in else {
+        return Ok(concealed());
+    };
     let body = DjangoTokens {
         user: DjangoUser::of(registered.user_id, &registered.user, micros),
         access: signed_in.tokens.access_token,
@@ -414,7 +477,10 @@ fn taken(view: View, scopes: &[ClaimScope]) -> Response {
 
 /// Sign-in under this contract.
 #[derive(Debug, Deserialize, ToSchema)]
-#[allow(dead_code, reason = "describes the body; the handler reads it member by member for the contract's answers")]
+#[allow(
+    dead_code,
+    reason = "describes the body; the handler reads it member by member for the contract's answers"
+)]
 pub(crate) struct DjangoSignIn {
     /// Mail address or username.
     first_credential: String,
@@ -475,7 +541,10 @@ async fn signed_in(app: &AppState, parts: &mut Parts, body: Body) -> Result<Resp
 
 /// Refresh under this contract.
 #[derive(Debug, Deserialize, ToSchema)]
-#[allow(dead_code, reason = "describes the body; the handler reads it member by member for the contract's answers")]
+#[allow(
+    dead_code,
+    reason = "describes the body; the handler reads it member by member for the contract's answers"
+)]
 pub(crate) struct DjangoRefresh {
     refresh: String,
 }
@@ -513,7 +582,9 @@ async fn refreshed(app: &AppState, parts: &mut Parts, body: Body) -> Result<Resp
             json!({ "detail": "Invalid or expired refresh token", "error": error }),
         )
     };
-    let Some(token) = token.and_then(Value::as_str) else { return Err(unusable("Token is invalid")) };
+    let Some(token) = token.and_then(Value::as_str) else {
+        return Err(unusable("Token is invalid"));
+    };
     let caller = anonymous(&parts.headers, &parts.extensions);
     let refreshed = match annals_commands::session::refresh_signed(&app.on_behalf_of(&caller), token).await {
         Ok(refreshed) => refreshed,
@@ -523,13 +594,19 @@ async fn refreshed(app: &AppState, parts: &mut Parts, body: Body) -> Result<Resp
         Err(error) => return Err(view.problem(error)),
     };
     let settled = app.settle(models::SESSION, refreshed.position, entered.prefer).await;
-    let body = DjangoAccess { access: refreshed.tokens.access_token, message: "Token refreshed successfully ..." };
+    let body = DjangoAccess {
+        access: refreshed.tokens.access_token,
+        message: "Token refreshed successfully ...",
+    };
     Ok((settled, view.answer(StatusCode::OK, body)).into_response())
 }
 
 /// Verification under this contract.
 #[derive(Debug, Deserialize, ToSchema)]
-#[allow(dead_code, reason = "describes the body; the handler reads it member by member for the contract's answers")]
+#[allow(
+    dead_code,
+    reason = "describes the body; the handler reads it member by member for the contract's answers"
+)]
 pub(crate) struct DjangoVerify {
     /// Access or refresh token.
     token: String,
@@ -627,7 +704,15 @@ mod tests {
 
     #[test]
     fn what_is_false_in_the_origins_language() {
-        for falsy in [json!(null), json!(false), json!(0), json!(0.0), json!(""), json!([]), json!({})] {
+        for falsy in [
+            json!(null),
+            json!(false),
+            json!(0),
+            json!(0.0),
+            json!(""),
+            json!([]),
+            json!({}),
+        ] {
             assert!(is_falsy(Some(&falsy)), "{falsy}");
         }
         for truthy in [json!(true), json!(1), json!(" "), json!([0]), json!({"a": 1})] {

@@ -8,8 +8,8 @@ use std::str::FromStr;
 
 use annals_domain::values::ValueError;
 use annals_domain::{
-    ContentFieldId, ContentId, ContentStatus, DatatypeFieldId, DatatypeId, FieldId, FieldKind, IdError, RouteId, Slug, Timestamp,
-    UserId,
+    ContentFieldId, ContentId, ContentStatus, DatatypeFieldId, DatatypeId, FieldId, FieldKind, IdError, RouteId, Slug,
+    Timestamp, UserId,
 };
 use annals_projections::{Listed, Page};
 use axum::extract::{FromRequestParts, RawPathParams};
@@ -19,9 +19,9 @@ use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde::de::{Error as _, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
-use utoipa::{IntoParams, ToSchema};
 use utoipa::openapi::RefOr;
 use utoipa::openapi::path::{Operation, ParameterIn, PathItem};
+use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::{OpenApiRouter, UtoipaMethodRouter};
 
 use crate::app::AppState;
@@ -204,7 +204,8 @@ pub(crate) fn time_text(moment: Option<Timestamp>) -> Option<String> {
 /// # Errors
 /// 400 naming the parameter.
 pub(crate) fn parse_id<T: FromStr<Err = IdError>>(name: &'static str, text: &str) -> Result<T, Problem> {
-    text.parse().map_err(|error: IdError| Problem::bad_field(name, format!("{name}: {error}")))
+    text.parse()
+        .map_err(|error: IdError| Problem::bad_field(name, format!("{name}: {error}")))
 }
 
 /// The id of one item: path segment `{id}`, or query parameter `q`, or `id` (which the contract uses on collections).
@@ -259,9 +260,10 @@ impl<T: Copy + PartialEq> NamedItem<T> {
     /// 400 naming the body's member when neither names it, or when they differ.
     pub(crate) fn or(self, member: &'static str, in_body: Option<T>) -> Result<T, Problem> {
         match (self.0, in_body) {
-            (Some(named), Some(other)) if named != other => {
-                Err(Problem::bad_field(member, format!("{member}: is not the id in the URI")))
-            }
+            (Some(named), Some(other)) if named != other => Err(Problem::bad_field(
+                member,
+                format!("{member}: is not the id in the URI"),
+            )),
             (Some(id), _) | (None, Some(id)) => Ok(id),
             (None, None) => Err(Problem::bad_field(member, format!("{member}: is required"))),
         }
@@ -285,10 +287,16 @@ impl Paging {
         if self.limit.is_none() && self.offset.is_none() {
             return None;
         }
-        let limit = self.limit.as_deref().and_then(|text| text.parse::<i64>().ok()).filter(|limit| *limit > 0);
+        let limit = self
+            .limit
+            .as_deref()
+            .and_then(|text| text.parse::<i64>().ok())
+            .filter(|limit| *limit > 0);
         let offset = self.offset.as_deref().and_then(|text| text.parse::<i64>().ok());
         Some(Page {
-            limit: limit.map_or(DEFAULT_LIMIT, |limit| u32::try_from(limit).unwrap_or(MAX_LIMIT).min(MAX_LIMIT)),
+            limit: limit.map_or(DEFAULT_LIMIT, |limit| {
+                u32::try_from(limit).unwrap_or(MAX_LIMIT).min(MAX_LIMIT)
+            }),
             offset: offset.and_then(|offset| u64::try_from(offset).ok()).unwrap_or(0),
         })
     }
@@ -312,14 +320,24 @@ pub(crate) fn list_answer<R, T: Serialize + From<R>>(page: Option<Page>, listed:
     let total = listed.total;
     let data: Vec<T> = listed.rows.into_iter().map(T::from).collect();
     match page {
-        Some(Page { limit, offset }) => Json(PageBody { data, total, limit, offset }).into_response(),
+        Some(Page { limit, offset }) => Json(PageBody {
+            data,
+            total,
+            limit,
+            offset,
+        })
+        .into_response(),
         None => Json(data).into_response(),
     }
 }
 
 /// The answer to a deletion: 200, no body, but a JSON content type, as the contract has it.
 pub(crate) fn deleted() -> Response {
-    (StatusCode::OK, [(CONTENT_TYPE, HeaderValue::from_static("application/json"))]).into_response()
+    (
+        StatusCode::OK,
+        [(CONTENT_TYPE, HeaderValue::from_static("application/json"))],
+    )
+        .into_response()
 }
 
 /// The refusal for an item that is not there.
@@ -339,15 +357,24 @@ impl ItemRoutes for OpenApiRouter<AppState> {
         let mut by_query = utoipa::openapi::path::Paths::default();
         for (path, item) in &paths.paths {
             if let Some(collection) = path.strip_suffix("{id}") {
-                by_query.paths.insert(collection.to_owned(), named_by_query(item.clone()));
+                by_query
+                    .paths
+                    .insert(collection.to_owned(), named_by_query(item.clone()));
             }
         }
-        self.routes((schemas.clone(), paths, methods.clone())).routes((schemas, by_query, methods))
+        self.routes((schemas.clone(), paths, methods.clone()))
+            .routes((schemas, by_query, methods))
     }
 }
 
 fn named_by_query(mut item: PathItem) -> PathItem {
-    let operations = [&mut item.get, &mut item.put, &mut item.post, &mut item.delete, &mut item.patch];
+    let operations = [
+        &mut item.get,
+        &mut item.put,
+        &mut item.post,
+        &mut item.delete,
+        &mut item.patch,
+    ];
     for operation in operations.into_iter().flatten() {
         in_query(operation);
     }
@@ -393,7 +420,10 @@ mod tests {
     fn refusal(body: &Value) -> (String, String) {
         let problem = read(body).unwrap_err();
         assert_eq!(problem.status(), StatusCode::BAD_REQUEST);
-        (problem.field().unwrap_or_default().to_owned(), problem.message().to_owned())
+        (
+            problem.field().unwrap_or_default().to_owned(),
+            problem.message().to_owned(),
+        )
     }
 
     #[test]
@@ -413,13 +443,28 @@ mod tests {
                 "date_created": {"String": "2026-02-15T13:00:00.9+01:00", "Valid": true},
             })
         };
-        let plain = json!({"parent_id": id.to_ulid(), "label": "a", "sort_order": 7, "date_created": "2026-02-15T12:00:00Z"});
+        let plain =
+            json!({"parent_id": id.to_ulid(), "label": "a", "sort_order": 7, "date_created": "2026-02-15T12:00:00Z"});
         assert_eq!(read(&plain).unwrap(), full);
         let read_objects = read(&objects(&id.to_string())).unwrap();
-        assert_eq!(read_objects.date_created.unwrap().to_rfc3339_seconds(), "2026-02-15T12:00:00Z");
-        assert_eq!(Body { date_created: full.date_created, ..read_objects }, full);
+        assert_eq!(
+            read_objects.date_created.unwrap().to_rfc3339_seconds(),
+            "2026-02-15T12:00:00Z"
+        );
+        assert_eq!(
+            Body {
+                date_created: full.date_created,
+                ..read_objects
+            },
+            full
+        );
 
-        let empty = Body { parent_id: None, label: String::new(), sort_order: 0, date_created: None };
+        let empty = Body {
+            parent_id: None,
+            label: String::new(),
+            sort_order: 0,
+            date_created: None,
+        };
         let invalid = json!({"String": "", "Valid": false});
         for body in [
             json!({}),
@@ -433,18 +478,42 @@ mod tests {
     #[test]
     fn a_wrong_member_is_named_with_its_rule() {
         for (body, field, rule) in [
-            (json!({"parent_id": "abc"}), "parent_id", "invalid length 3 (expected 26)"),
+            (
+                json!({"parent_id": "abc"}),
+                "parent_id",
+                "invalid length 3 (expected 26)",
+            ),
             (json!({"parent_id": ""}), "parent_id", "invalid length 0 (expected 26)"),
-            (json!({"parent_id": {"String": "abc", "Valid": true}}), "parent_id", "invalid length 3 (expected 26)"),
-            (json!({"parent_id": {"String": "abc"}}), "parent_id", "must be a ULID or a UUID or null"),
+            (
+                json!({"parent_id": {"String": "abc", "Valid": true}}),
+                "parent_id",
+                "invalid length 3 (expected 26)",
+            ),
+            (
+                json!({"parent_id": {"String": "abc"}}),
+                "parent_id",
+                "must be a ULID or a UUID or null",
+            ),
             (json!({"parent_id": 7}), "parent_id", "must be a ULID or a UUID"),
-            (json!({"parent_id": true}), "parent_id", "must be a ULID or a UUID or null"),
+            (
+                json!({"parent_id": true}),
+                "parent_id",
+                "must be a ULID or a UUID or null",
+            ),
             (json!({"label": 7}), "label", "must be a string"),
             (json!({"label": []}), "label", "must be a string or null"),
             (json!({"sort_order": "7"}), "sort_order", "must be an integer"),
             (json!({"sort_order": 1.5}), "sort_order", "must be an integer or null"),
-            (json!({"sort_order": u64::MAX}), "sort_order", "must be at most 9223372036854775807"),
-            (json!({"date_created": "2026-02-15"}), "date_created", "must be RFC 3339 with a time zone"),
+            (
+                json!({"sort_order": u64::MAX}),
+                "sort_order",
+                "must be at most 9223372036854775807",
+            ),
+            (
+                json!({"date_created": "2026-02-15"}),
+                "date_created",
+                "must be RFC 3339 with a time zone",
+            ),
         ] {
             assert_eq!(refusal(&body), (field.to_owned(), format!("{field}: {rule}")), "{body}");
         }
@@ -453,7 +522,10 @@ mod tests {
     #[test]
     fn pages_are_clamped_as_the_contract_says() {
         let page = |limit: Option<&str>, offset: Option<&str>| {
-            let paging = Paging { limit: limit.map(str::to_owned), offset: offset.map(str::to_owned) };
+            let paging = Paging {
+                limit: limit.map(str::to_owned),
+                offset: offset.map(str::to_owned),
+            };
             paging.page().map(|page| (page.limit, page.offset))
         };
         assert_eq!(page(None, None), None);
@@ -477,7 +549,10 @@ mod tests {
         assert_eq!(NamedItem(Some(one)).or("id", None).unwrap(), one);
         assert_eq!(NamedItem(None).or("id", Some(one)).unwrap(), one);
         assert_eq!(NamedItem(Some(one)).or("id", Some(one)).unwrap(), one);
-        assert_eq!(NamedItem(Some(one)).or("id", Some(other)).unwrap_err().field(), Some("id"));
+        assert_eq!(
+            NamedItem(Some(one)).or("id", Some(other)).unwrap_err().field(),
+            Some("id")
+        );
         assert_eq!(NamedItem::<u8>(None).or("id", None).unwrap_err().field(), Some("id"));
     }
 }

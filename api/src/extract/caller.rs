@@ -119,7 +119,13 @@ pub(crate) async fn verify_token(
     token: &str,
 ) -> Result<annals_domain::Caller, AuthFailure> {
     let known = annals_commands::auth::authenticate(app.commands(), Some(token)).await?;
-    let annals_domain::Caller { address, device, correlation_id, causation_id, .. } = stranger;
+    let annals_domain::Caller {
+        address,
+        device,
+        correlation_id,
+        causation_id,
+        ..
+    } = stranger;
     Ok(known.caller(address, device, correlation_id, causation_id))
 }
 
@@ -137,7 +143,11 @@ pub(crate) fn anonymous(headers: &HeaderMap, extensions: &Extensions) -> annals_
 
 /// What the client claims about its device (contract of the FastAPI document).
 fn device(headers: &HeaderMap) -> Device {
-    let text = |name: HeaderName| headers.get(name).map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned());
+    let text = |name: HeaderName| {
+        headers
+            .get(name)
+            .map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned())
+    };
     Device {
         id: text(HeaderName::from_static("x-device-id")),
         name: text(HeaderName::from_static("x-device-name")),

@@ -29,7 +29,11 @@ impl FromRequestParts<AppState> for Prefer {
     async fn from_request_parts(parts: &mut Parts, _: &AppState) -> Result<Self, Problem> {
         let respond_async = parts.headers.get_all(PREFER).iter().any(|line| {
             line.to_str().unwrap_or_default().split(',').any(|wish| {
-                wish.split(';').next().unwrap_or_default().trim().eq_ignore_ascii_case("respond-async")
+                wish.split(';')
+                    .next()
+                    .unwrap_or_default()
+                    .trim()
+                    .eq_ignore_ascii_case("respond-async")
             })
         });
         Ok(Self { respond_async })
@@ -44,10 +48,15 @@ impl FromRequestParts<AppState> for MinPosition {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, _: &AppState) -> Result<Self, Problem> {
-        let Some(value) = parts.headers.get(MIN_POSITION) else { return Ok(Self(None)) };
+        let Some(value) = parts.headers.get(MIN_POSITION) else {
+            return Ok(Self(None));
+        };
         match value.to_str().ok().and_then(|text| text.trim().parse::<u64>().ok()) {
             Some(position) => Ok(Self(Some(Position(position)))),
-            None => Err(Problem::bad_field("Min-Position", "Min-Position: must be a position, a non-negative integer")),
+            None => Err(Problem::bad_field(
+                "Min-Position",
+                "Min-Position: must be a position, a non-negative integer",
+            )),
         }
     }
 }
@@ -60,7 +69,9 @@ impl FromRequestParts<AppState> for IfMatch {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, _: &AppState) -> Result<Self, Problem> {
-        let Some(value) = parts.headers.get(IF_MATCH) else { return Ok(Self(None)) };
+        let Some(value) = parts.headers.get(IF_MATCH) else {
+            return Ok(Self(None));
+        };
         let text = value.to_str().unwrap_or_default().trim();
         if text == "*" {
             return Ok(Self(None));
@@ -68,7 +79,10 @@ impl FromRequestParts<AppState> for IfMatch {
         let bare = text.strip_prefix("W/").unwrap_or(text).trim_matches('"');
         match bare.parse::<u64>() {
             Ok(version) => Ok(Self(Some(version))),
-            Err(_) => Err(Problem::bad_field("If-Match", "If-Match: must be the ETag of an earlier answer")),
+            Err(_) => Err(Problem::bad_field(
+                "If-Match",
+                "If-Match: must be the ETag of an earlier answer",
+            )),
         }
     }
 }

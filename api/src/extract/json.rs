@@ -36,7 +36,11 @@ impl<T: DeserializeOwned> FromRequest<AppState> for Json<T> {
         // serde would take an array for a struct, member by member.
         if bytes.trim_ascii_start().first() == Some(&b'[') {
             check_text(&bytes, app.config().server.max_json_depth)?;
-            return Err(Problem::new(StatusCode::BAD_REQUEST, "VALIDATION_ERROR", "The body must be an object."));
+            return Err(Problem::new(
+                StatusCode::BAD_REQUEST,
+                "VALIDATION_ERROR",
+                "The body must be an object.",
+            ));
         }
         parse(&bytes, app.config().server.max_json_depth).map(Self)
     }
@@ -74,10 +78,13 @@ impl<T: Serialize> IntoResponse for Json<T> {
 
 /// `application/json` or `…+json`. A form or plain text is refused because browsers send those across origins unasked.
 fn must_be_json(headers: &HeaderMap) -> Result<(), Problem> {
-    let is_json = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).is_some_and(|text| {
-        let essence = text.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
-        essence == "application/json" || (essence.starts_with("application/") && essence.ends_with("+json"))
-    });
+    let is_json = headers
+        .get(CONTENT_TYPE)
+        .and_then(|value| value.to_str().ok())
+        .is_some_and(|text| {
+            let essence = text.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+            essence == "application/json" || (essence.starts_with("application/") && essence.ends_with("+json"))
+        });
     if is_json {
         return Ok(());
     }
@@ -166,7 +173,9 @@ fn refusal(error: &serde_path_to_error::Error<serde_json::Error>) -> Problem {
 pub(super) fn explain(text: &str) -> (Option<Cow<'_, str>>, Cow<'_, str>) {
     let text = text.rsplit_once(" at line ").map_or(text, |(before, _)| before);
     let quoted = |prefix: &str| {
-        text.strip_prefix(prefix).and_then(|rest| rest.split_once('`')).map(|(name, _)| Cow::Borrowed(name))
+        text.strip_prefix(prefix)
+            .and_then(|rest| rest.split_once('`'))
+            .map(|(name, _)| Cow::Borrowed(name))
     };
     if let Some(member) = quoted("missing field `") {
         return (Some(member), "is required".into());
@@ -177,9 +186,16 @@ pub(super) fn explain(text: &str) -> (Option<Cow<'_, str>>, Cow<'_, str>) {
     if text.starts_with("unknown field `") {
         return (None, "has an unknown member".into());
     }
-    for prefix in ["invalid type: ", "invalid value: ", "unknown variant ", "invalid length "] {
+    for prefix in [
+        "invalid type: ",
+        "invalid value: ",
+        "unknown variant ",
+        "invalid length ",
+    ] {
         if text.starts_with(prefix) && text.contains(", expected ") {
-            let expected = text.rsplit_once(", expected ").map_or("something else", |(_, rule)| rule);
+            let expected = text
+                .rsplit_once(", expected ")
+                .map_or("something else", |(_, rule)| rule);
             return (None, format!("must be {}", plain(expected)).into());
         }
     }
@@ -229,7 +245,10 @@ mod tests {
         assert_eq!(problem.field(), Some("inner[0].count"));
         assert_eq!(problem.message(), "inner[0].count: must be a non-negative integer");
         assert_eq!(refuse(r#"{"inner": []}"#).field(), Some("name"));
-        assert_eq!(refuse(r#"{"name": "a", "inner": [{}]}"#).field(), Some("inner[0].count"));
+        assert_eq!(
+            refuse(r#"{"name": "a", "inner": [{}]}"#).field(),
+            Some("inner[0].count")
+        );
         assert_eq!(refuse(r#"{"name": "a", "name": "b"}"#).field(), Some("name"));
         assert_eq!(refuse(r#"{"name": 5}"#).message(), "name: must be a string");
         assert_eq!(refuse("7").message(), "The body must be an object.");
@@ -237,13 +256,23 @@ mod tests {
 
     #[test]
     fn strange_json_is_refused() {
-        for text in ["", "{", "{\"name\": \"a\"} x", "\u{feff}{\"name\":\"a\"}", "{\"name\": NaN}", r#"{"name": "\ud800"}"#] {
+        for text in [
+            "",
+            "{",
+            "{\"name\": \"a\"} x",
+            "\u{feff}{\"name\":\"a\"}",
+            "{\"name\": NaN}",
+            r#"{"name": "\ud800"}"#,
+        ] {
             assert_eq!(refuse(text).code(), "BAD_REQUEST", "{text}");
         }
         assert!(refuse(r#"{"name": "a\u0000b"}"#).message().contains("NUL"));
         assert!(refuse(&"[".repeat(9)).message().contains("deeper"));
         let escaped = Bytes::from_static(br#"{"name": "a\\u0000b"}"#);
-        assert_eq!(parse::<Outer>(&escaped, 8).expect("an escaped backslash").name, "a\\u0000b");
+        assert_eq!(
+            parse::<Outer>(&escaped, 8).expect("an escaped backslash").name,
+            "a\\u0000b"
+        );
         assert!(parse::<Outer>(&Bytes::from_static(br#"{"name": "[[[[[[[[[["}"#), 8).is_ok());
     }
 }

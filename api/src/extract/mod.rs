@@ -8,12 +8,12 @@ mod members;
 mod parameters;
 
 pub use body::read_body;
-pub(crate) use caller::{anonymous, verify_token};
 pub use caller::{Caller, MaybeCaller, Stranger};
+pub(crate) use caller::{anonymous, verify_token};
 pub use headers::{ETag, IfMatch, MinPosition, Prefer};
-pub use json::{AnyJson, Json, OptionalJson};
 pub(crate) use json::check_text as check_json_text;
 #[cfg(test)]
 pub(crate) use json::parse as parse_json;
+pub use json::{AnyJson, Json, OptionalJson};
 pub use members::{MemberFault, Members};
 pub use parameters::{Path, Query};

@@ -38,7 +38,11 @@ impl RequestContext {
             .extensions()
             .get::<Peer>()
             .map(|peer| client_address(peer.0.ip(), headers, trusted));
-        Self { request_id, correlation_id, address }
+        Self {
+            request_id,
+            correlation_id,
+            address,
+        }
     }
 }
 
@@ -55,12 +59,17 @@ fn client_address(peer: IpAddr, headers: &HeaderMap, trusted: &[Network]) -> IpA
     if !is_trusted(client) {
         return client;
     }
-    let lines: Vec<&str> =
-        headers.get_all(X_FORWARDED_FOR).iter().map(|line| line.to_str().unwrap_or("?")).collect();
+    let lines: Vec<&str> = headers
+        .get_all(X_FORWARDED_FOR)
+        .iter()
+        .map(|line| line.to_str().unwrap_or("?"))
+        .collect();
     let hops = lines.iter().rev().flat_map(|line| line.rsplit(',')).take(MAX_HOPS);
     for hop in hops {
         // A hop that is no address ends the chain: nothing left of it can be believed.
-        let Some(address) = parse_hop(hop.trim()) else { return client };
+        let Some(address) = parse_hop(hop.trim()) else {
+            return client;
+        };
         client = address.to_canonical();
         if !is_trusted(client) {
             return client;
@@ -87,7 +96,10 @@ mod tests {
     use super::*;
 
     fn client(peer: &str, lines: &[&str]) -> String {
-        let trusted = ["127.0.0.0/8".parse().expect("network"), "10.0.0.0/8".parse().expect("network")];
+        let trusted = [
+            "127.0.0.0/8".parse().expect("network"),
+            "10.0.0.0/8".parse().expect("network"),
+        ];
         let mut headers = HeaderMap::new();
         for line in lines {
             headers.append(X_FORWARDED_FOR, HeaderValue::from_str(line).expect("ascii"));
@@ -103,7 +115,10 @@ mod tests {
     #[test]
     fn the_rightmost_untrusted_hop_is_the_client() {
         assert_eq!(client("127.0.0.1", &["198.51.100.1"]), "198.51.100.1");
-        assert_eq!(client("127.0.0.1", &["1.1.1.1, 198.51.100.1, 10.0.0.7"]), "198.51.100.1");
+        assert_eq!(
+            client("127.0.0.1", &["1.1.1.1, 198.51.100.1, 10.0.0.7"]),
+            "198.51.100.1"
+        );
         assert_eq!(client("127.0.0.1", &["1.1.1.1", "198.51.100.1"]), "198.51.100.1");
         assert_eq!(client("::ffff:127.0.0.1", &["::ffff:198.51.100.1"]), "198.51.100.1");
     }

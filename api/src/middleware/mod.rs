@@ -46,10 +46,15 @@ pub async fn surround(State(app): State<AppState>, mut request: Request, next: N
     let is_api = is_api(request.uri().path());
 
     let mut response = match refused_by_size(request.uri(), request.headers(), &config.server) {
-        Some(problem) => problem.render(shape, Some(request_id)),
+        Some(problem) => {
+            body::discard(request.into_body(), &config.server).await;
+            problem.render(shape, Some(request_id))
+        }
         None => {
             let request = body::guard(request, &config.server);
-            let answer = AssertUnwindSafe(next.run(request)).catch_unwind().instrument(span.clone());
+            let answer = AssertUnwindSafe(next.run(request))
+                .catch_unwind()
+                .instrument(span.clone());
             match answer.await {
                 Ok(response) => finish(response, shape, request_id),
                 Err(panic) => {
@@ -85,12 +90,16 @@ fn refused_by_size(uri: &Uri, headers: &HeaderMap, limits: &ServerConfig) -> Opt
     if uri_bytes > limits.max_uri_bytes {
         return Some(Problem::of_status(StatusCode::URI_TOO_LONG));
     }
-    let header_bytes: usize =
-        headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum();
+    let header_bytes: usize = headers
+        .iter()
+        .map(|(name, value)| name.as_str().len() + value.len() + 4)
+        .sum();
     if header_bytes > limits.max_header_bytes {
         return Some(Problem::of_status(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE));
     }
-    let length = headers.get(CONTENT_LENGTH).and_then(|text| text.to_str().ok()?.parse::<u64>().ok());
+    let length = headers
+        .get(CONTENT_LENGTH)
+        .and_then(|text| text.to_str().ok()?.parse::<u64>().ok());
     if length.is_some_and(|length| length > limits.max_body_bytes as u64) {
         return Some(Problem::of_status(StatusCode::PAYLOAD_TOO_LARGE));
     }
@@ -134,6 +143,10 @@ fn is_bare_refusal(response: &Response) -> bool {
 /// axum joins methods by bare commas; clients of Django read `GET, HEAD`.
 fn tidy(allowed: &HeaderValue) -> HeaderValue {
     let text = allowed.to_str().unwrap_or_default();
-    let methods: Vec<&str> = text.split(',').map(str::trim).filter(|method| !method.is_empty()).collect();
+    let methods: Vec<&str> = text
+        .split(',')
+        .map(str::trim)
+        .filter(|method| !method.is_empty())
+        .collect();
     HeaderValue::from_str(&methods.join(", ")).unwrap_or_else(|_| allowed.clone())
 }

@@ -1,13 +1,12 @@
 //! Headers that every answer carries (identity-security reference, HD-1).
 
 use axum::http::header::{
-    CACHE_CONTROL, CONTENT_SECURITY_POLICY, REFERRER_POLICY, STRICT_TRANSPORT_SECURITY,
-    X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS,
+    CACHE_CONTROL, CONTENT_SECURITY_POLICY, REFERRER_POLICY, STRICT_TRANSPORT_SECURITY, X_CONTENT_TYPE_OPTIONS,
+    X_FRAME_OPTIONS,
 };
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
 
-const CROSS_ORIGIN_RESOURCE_POLICY: HeaderName =
-    HeaderName::from_static("cross-origin-resource-policy");
+const CROSS_ORIGIN_RESOURCE_POLICY: HeaderName = HeaderName::from_static("cross-origin-resource-policy");
 
 /// Adds what is missing; a handler's own choice stays.
 pub(super) fn harden(headers: &mut HeaderMap, is_api: bool) {
@@ -23,7 +22,9 @@ pub(super) fn harden(headers: &mut HeaderMap, is_api: bool) {
         headers.entry(name).or_insert(HeaderValue::from_static(value));
     }
     if is_api {
-        headers.entry(CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
+        headers
+            .entry(CACHE_CONTROL)
+            .or_insert(HeaderValue::from_static("no-store"));
         headers
             .entry(CROSS_ORIGIN_RESOURCE_POLICY)
             .or_insert(HeaderValue::from_static("same-origin"));

@@ -121,11 +121,16 @@ pub(crate) async fn list_audit_entries(
     let is_cut = entries.len() >= limit as usize;
     let last = entries.last().map_or(after, |entry| entry.position);
     let next_after = if is_cut { last } else { last.max(head) };
-    Ok(Json(AuditBody { data: entries.into_iter().map(Into::into).collect(), next_after }))
+    Ok(Json(AuditBody {
+        data: entries.into_iter().map(Into::into).collect(),
+        next_after,
+    }))
 }
 
 fn aggregate_type(parameters: &Parameters) -> Result<Option<String>, Problem> {
-    let Some(name) = parameters.one("aggregate_type")? else { return Ok(None) };
+    let Some(name) = parameters.one("aggregate_type")? else {
+        return Ok(None);
+    };
     match annals_domain::registry::aggregate_types().contains(&name) {
         true => Ok(Some(name.to_owned())),
         false => Err(refused("aggregate_type", "must be an aggregate such as content")),

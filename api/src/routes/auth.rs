@@ -22,7 +22,9 @@ use utoipa_axum::routes;
 
 use crate::app::AppState;
 use crate::cookie;
-use crate::extract::{AnyJson, Caller, Json, MaybeCaller, MemberFault, Members, MinPosition, OptionalJson, Prefer, Stranger};
+use crate::extract::{
+    AnyJson, Caller, Json, MaybeCaller, MemberFault, Members, MinPosition, OptionalJson, Prefer, Stranger,
+};
 use crate::problem::{Problem, ProblemBody};
 use crate::routes::organization::{MembershipBody, OrganizationBody, memberships};
 use crate::routes::session::{self, MessageOnly};
@@ -44,7 +46,10 @@ pub(crate) fn router() -> OpenApiRouter<AppState> {
 /// Registration. `full_name` or `organization_name` asks for the rules and the answer of the FastAPI document: no tokens.
 /// Without them tokens and a session come at once. Other members are ignored, privileged ones too.
 #[derive(Debug, Deserialize, ToSchema)]
-#[allow(dead_code, reason = "describes the body; the handler reads it member by member for the contracts' answers")]
+#[allow(
+    dead_code,
+    reason = "describes the body; the handler reads it member by member for the contracts' answers"
+)]
 pub(crate) struct RegisterBody {
     /// Mail address; kept in lower case.
     email: String,
@@ -145,7 +150,10 @@ struct Granted {
 
 impl Granted {
     fn of(app: &AppState, tokens: &IssuedTokens) -> Self {
-        let left = tokens.access_expires_at.unix_seconds().saturating_sub(app.commands().now().unix_seconds());
+        let left = tokens
+            .access_expires_at
+            .unix_seconds()
+            .saturating_sub(app.commands().now().unix_seconds());
         Self {
             access_token: tokens.access_token.clone(),
             refresh_token: tokens.refresh_token.clone().unwrap_or_default(),
@@ -193,8 +201,14 @@ pub(crate) async fn register(
     prefer: Prefer,
     AnyJson(body): AnyJson,
 ) -> Result<Response, Problem> {
-    let asks_for_profile = ["full_name", "organization_name"].iter().any(|member| body.get(member).is_some());
-    let shape = if asks_for_profile { Shape::Profile } else { Shape::Tokens };
+    let asks_for_profile = ["full_name", "organization_name"]
+        .iter()
+        .any(|member| body.get(member).is_some());
+    let shape = if asks_for_profile {
+        Shape::Profile
+    } else {
+        Shape::Tokens
+    };
     let wanted = Registration::read(&Members::of(body, shape.fault())?, shape)?;
     let conceal = app.config().registration.conceal_existing;
     let role = app.config().registration.role;
@@ -220,9 +234,15 @@ pub(crate) async fn register(
     let settled = app.settle(models::IDENTITY, registered.position, prefer).await;
     let organization_id = registered.organization.as_ref().map(|(id, _)| *id);
     let user = UserBody::of_state(registered.user_id, &registered.user, organization_id);
-    let organizations: Vec<_> =
-        registered.organization.map(|(id, state)| MembershipBody::of_founder(user.id, id, state)).into_iter().collect();
-    let granted = registered.signed_in.as_ref().map(|signed_in| Granted::of(&app, &signed_in.tokens));
+    let organizations: Vec<_> = registered
+        .organization
+        .map(|(id, state)| MembershipBody::of_founder(user.id, id, state))
+        .into_iter()
+        .collect();
+    let granted = registered
+        .signed_in
+        .as_ref()
+        .map(|signed_in| Granted::of(&app, &signed_in.tokens));
     let answer = RegisteredBody {
         success: true,
         data: user.clone(),
@@ -301,7 +321,10 @@ impl Registration {
                 keep(members.optional_text("name", fault).and_then(|text| {
                     let text = text.unwrap_or_default().trim();
                     if text.chars().count() > 100 || text.chars().any(char::is_control) {
-                        return Err(fault.on("name", "name: must have at most 100 characters and no control characters"));
+                        return Err(fault.on(
+                            "name",
+                            "name: must have at most 100 characters and no control characters",
+                        ));
                     }
                     text.clone_into(&mut name);
                     Ok(())
@@ -323,15 +346,22 @@ impl Registration {
             Ok(())
         }));
         match (email, password) {
-            (Some(email), Some(password)) if faults.is_empty() => {
-                Ok(Self { email, password, name, username, organization_name })
-            }
+            (Some(email), Some(password)) if faults.is_empty() => Ok(Self {
+                email,
+                password,
+                name,
+                username,
+                organization_name,
+            }),
             _ => {
                 let errors: Vec<Value> = faults
                     .iter()
                     .map(|problem| json!({ "field": problem.field(), "message": problem.message() }))
                     .collect();
-                let first = faults.into_iter().next().unwrap_or_else(|| Problem::of_status(StatusCode::BAD_REQUEST));
+                let first = faults
+                    .into_iter()
+                    .next()
+                    .unwrap_or_else(|| Problem::of_status(StatusCode::BAD_REQUEST));
                 Err(first.with_details(json!({ "errors": errors })))
             }
         }
@@ -342,7 +372,10 @@ fn check_organization(member: &'static str, text: &str, fault: MemberFault) -> R
     let name = text.trim();
     let length = name.chars().count();
     if !(2..=200).contains(&length) || name.chars().any(char::is_control) {
-        return Err(fault.on(member, format!("{member}: must have 2 to 200 characters and no control characters")));
+        return Err(fault.on(
+            member,
+            format!("{member}: must have 2 to 200 characters and no control characters"),
+        ));
     }
     Ok(name.to_owned())
 }
@@ -355,13 +388,69 @@ const LONGEST_PASSWORD: usize = 128;
 /// What nobody may choose in the shape of the Aragora document, in lower case: of the most used ones, those that are long
 /// enough.
 const COMMON_PASSWORDS: &[&str] = &[
-    "password", "password1", "password12", "password123", "password1234", "password!", "passw0rd", "p@ssw0rd", "p@ssword",
-    "12345678", "123456789", "1234567890", "0987654321", "87654321", "11111111", "00000000", "88888888", "12341234",
-    "123123123", "123321123", "1q2w3e4r", "1q2w3e4r5t", "1qaz2wsx", "qwertyui", "qwertyuiop", "qwerty12", "qwerty123",
-    "qwerty1234", "asdfghjk", "asdfghjkl", "zxcvbnm1", "abcd1234", "abc12345", "abcdefgh", "a1b2c3d4", "aa123456",
-    "iloveyou", "iloveyou1", "sunshine", "princess", "football", "baseball", "superman", "starwars", "trustno1",
-    "whatever", "welcome1", "welcome123", "letmein1", "letmein123", "changeme", "changeme123", "administrator", "admin123",
-    "admin1234", "computer", "internet", "michelle", "jennifer", "corvette", "maverick", "mercedes", "mustang1",
+    "password",
+    "password1",
+    "password12",
+    "password123",
+    "password1234",
+    "password!",
+    "passw0rd",
+    "p@ssw0rd",
+    "p@ssword",
+    "12345678",
+    "123456789",
+    "1234567890",
+    "0987654321",
+    "87654321",
+    "11111111",
+    "00000000",
+    "88888888",
+    "12341234",
+    "123123123",
+    "123321123",
+    "1q2w3e4r",
+    "1q2w3e4r5t",
+    "1qaz2wsx",
+    "qwertyui",
+    "qwertyuiop",
+    "qwerty12",
+    "qwerty123",
+    "qwerty1234",
+    "asdfghjk",
+    "asdfghjkl",
+    "zxcvbnm1",
+    "abcd1234",
+    "abc12345",
+    "abcdefgh",
+    "a1b2c3d4",
+    "aa123456",
+    "iloveyou",
+    "iloveyou1",
+    "sunshine",
+    "princess",
+    "football",
+    "baseball",
+    "superman",
+    "starwars",
+    "trustno1",
+    "whatever",
+    "welcome1",
+    "welcome123",
+    "letmein1",
+    "letmein123",
+    "changeme",
+    "changeme123",
+    "administrator",
+    "admin123",
+    "admin1234",
+    "computer",
+    "internet",
+    "michelle",
+    "jennifer",
+    "corvette",
+    "maverick",
+    "mercedes",
+    "mustang1",
 ];
 
 /// The rule that a password to register with breaks, if any. The FastAPI document asks for 8 characters; the Aragora
@@ -427,12 +516,19 @@ async fn concealed(
         }
     }
     let message = "If this address can be registered, it now is. Please check your email.";
-    Ok((StatusCode::ACCEPTED, Json(json!({ "success": true, "data": null, "message": message }))).into_response())
+    Ok((
+        StatusCode::ACCEPTED,
+        Json(json!({ "success": true, "data": null, "message": message })),
+    )
+        .into_response())
 }
 
 /// Sign-in.
 #[derive(Debug, Deserialize, ToSchema)]
-#[allow(dead_code, reason = "describes the body; the handler reads it member by member for the contracts' answers")]
+#[allow(
+    dead_code,
+    reason = "describes the body; the handler reads it member by member for the contracts' answers"
+)]
 pub(crate) struct SignInBody {
     /// Mail address.
     email: String,
@@ -484,7 +580,11 @@ pub(crate) async fn sign_in(
     let settled = app.settle(models::IDENTITY, signed_in.position, prefer).await;
     let granted = Granted::of(&app, &signed_in.tokens);
     let user = UserBody::of_state(signed_in.user_id, &signed_in.user, signed_in.organization_id);
-    let mine = annals_domain::Caller { actor: Actor::User(user.id), role: Some(user.role), ..stranger };
+    let mine = annals_domain::Caller {
+        actor: Actor::User(user.id),
+        role: Some(user.role),
+        ..stranger
+    };
     let organizations = organizations_of(&app, &mine, user.id).await?;
     let answer = SignedInBody {
         success: true,
@@ -492,7 +592,10 @@ pub(crate) async fn sign_in(
         token: granted.access_token.clone(),
         organization: organizations.first().map(|membership| membership.organization.clone()),
         organizations,
-        data: SignedInData { token: granted.token(), user: user.clone() },
+        data: SignedInData {
+            token: granted.token(),
+            user: user.clone(),
+        },
         granted: granted.at_the_top(),
         names: AccountNames::of(&user),
         user,
@@ -518,9 +621,11 @@ fn read_sign_in(members: &Members) -> Result<(EmailAddress, SecretString), Probl
 /// One answer for every reason why a password does not open an account.
 fn wrong_credentials(error: CommandError) -> Problem {
     match error.code() {
-        commands::INVALID_CREDENTIALS => {
-            Problem::new(StatusCode::UNAUTHORIZED, "AUTH_INVALID_CREDENTIALS", "Invalid credentials")
-        }
+        commands::INVALID_CREDENTIALS => Problem::new(
+            StatusCode::UNAUTHORIZED,
+            "AUTH_INVALID_CREDENTIALS",
+            "Invalid credentials",
+        ),
         // Said only to whoever knows the password.
         commands::USER_DISABLED => Problem::from(error).with_status(StatusCode::FORBIDDEN),
         _ => error.into(),
@@ -529,7 +634,10 @@ fn wrong_credentials(error: CommandError) -> Problem {
 
 /// Refresh.
 #[derive(Debug, Deserialize, ToSchema)]
-#[allow(dead_code, reason = "describes the body; the handler reads it member by member for the contracts' answers")]
+#[allow(
+    dead_code,
+    reason = "describes the body; the handler reads it member by member for the contracts' answers"
+)]
 pub(crate) struct RefreshBody {
     /// The refresh token of the last sign-in or refresh.
     refresh_token: String,
@@ -570,8 +678,12 @@ pub(crate) async fn refresh(
     };
     // A browser's cookie would end with the token it holds; other clients never asked for one.
     let config = &app.config().cookie;
-    let cookie = cookie::value(&headers, config)
-        .map(|_| (SET_COOKIE, cookie::give(config, &granted.access_token, granted.expires_in)));
+    let cookie = cookie::value(&headers, config).map(|_| {
+        (
+            SET_COOKIE,
+            cookie::give(config, &granted.access_token, granted.expires_in),
+        )
+    });
     Ok((settled, AppendHeaders(cookie), Json(answer)).into_response())
 }
 
@@ -579,14 +691,21 @@ pub(crate) async fn refresh(
 fn unusable_refresh_token(error: CommandError) -> Problem {
     let is_about_the_token = matches!(error, CommandError::Token(_)) || error.code() == "session.refresh_limit";
     if is_about_the_token {
-        return Problem::new(StatusCode::UNAUTHORIZED, "AUTH_INVALID_REFRESH_TOKEN", "Invalid or expired refresh token");
+        return Problem::new(
+            StatusCode::UNAUTHORIZED,
+            "AUTH_INVALID_REFRESH_TOKEN",
+            "Invalid or expired refresh token",
+        );
     }
     error.into()
 }
 
 /// Sign-out; every member may be absent, and the body too.
 #[derive(Debug, Deserialize, ToSchema)]
-#[allow(dead_code, reason = "describes the body; the handler reads it member by member for the contracts' answers")]
+#[allow(
+    dead_code,
+    reason = "describes the body; the handler reads it member by member for the contracts' answers"
+)]
 pub(crate) struct SignOutBody {
     /// Which session; absent: the current one.
     session_id: Option<String>,
@@ -605,7 +724,11 @@ pub struct MessageData {
 
 impl MessageData {
     pub(crate) fn new(data: impl Into<Cow<'static, str>>, message: impl Into<Cow<'static, str>>) -> Self {
-        Self { success: true, data: MessageOnly { message: data.into() }, message: message.into() }
+        Self {
+            success: true,
+            data: MessageOnly { message: data.into() },
+            message: message.into(),
+        }
     }
 }
 
@@ -621,7 +744,9 @@ pub(crate) async fn sign_out(
 ) -> Result<Response, Problem> {
     let members = Members::of(body, MemberFault::Unprocessable)?;
     let all = members.flag("revoke_all_sessions", MemberFault::Unprocessable)?;
-    let named = members.optional_text("session_id", MemberFault::Unprocessable)?.filter(|text| !text.is_empty());
+    let named = members
+        .optional_text("session_id", MemberFault::Unprocessable)?
+        .filter(|text| !text.is_empty());
     let forget = AppendHeaders([(SET_COOKIE, cookie::take_away(&app.config().cookie))]);
     let signed_out = "Logged out successfully";
     let Some(user_id) = caller.user_id() else {
@@ -630,7 +755,10 @@ pub(crate) async fn sign_out(
     let (position, message) = if all {
         let cx = app.on_behalf_of(&caller);
         let done = annals_commands::session::revoke_all(&cx, user_id, RevocationReason::UserLogoutAll).await?;
-        (done.position, Cow::Owned(format!("Logged out from all {} sessions", done.sessions)))
+        (
+            done.position,
+            Cow::Owned(format!("Logged out from all {} sessions", done.sessions)),
+        )
     } else {
         let session_id = match named {
             Some(text) => text.parse().map_err(|_| session::no_such_session())?,
@@ -688,7 +816,10 @@ pub(crate) async fn show_me(
 
 /// Change of one's own password.
 #[derive(Debug, Deserialize, ToSchema)]
-#[allow(dead_code, reason = "describes the body; the handler reads it member by member for the contracts' answers")]
+#[allow(
+    dead_code,
+    reason = "describes the body; the handler reads it member by member for the contracts' answers"
+)]
 pub(crate) struct ChangePassword {
     /// The present password.
     current_password: String,
@@ -753,7 +884,9 @@ async fn change_and_end_all(
     let message = "Password changed successfully";
     let body = PasswordChangedBody {
         success: true,
-        data: MessageOnly { message: message.into() },
+        data: MessageOnly {
+            message: message.into(),
+        },
         message,
         sessions_invalidated: true,
     };
@@ -770,7 +903,11 @@ pub(crate) async fn change_password(
     ended: Ended,
 ) -> Result<Position, Problem> {
     let current = members.text("current_password", fault)?;
-    let member = if members.has("new_password") || !members.has("password") { "new_password" } else { "password" };
+    let member = if members.has("new_password") || !members.has("password") {
+        "new_password"
+    } else {
+        "password"
+    };
     let new = members.text(member, fault)?;
     let change = commands::ChangePassword {
         current: SecretString::from(current),

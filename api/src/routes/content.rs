@@ -5,7 +5,9 @@
 //! ([`Pointers::wish`]).
 
 use annals_commands::content::{self as commands, ContentDetails, ContentRecord, NewContent};
-use annals_domain::{Content, ContentId, ContentStatus, DatatypeId, Permission, Place, Realm, RouteId, Timestamp, UserId};
+use annals_domain::{
+    Content, ContentId, ContentStatus, DatatypeId, Permission, Place, Realm, RouteId, Timestamp, UserId,
+};
 use annals_projections::content::{self, ContentRow};
 use axum::extract::State;
 use axum::http::StatusCode;
@@ -17,7 +19,8 @@ use utoipa_axum::routes;
 
 use crate::app::AppState;
 use crate::contracts::modula::{
-    ItemId, ItemRoutes, MODELS, NamedItem, PageBody, Paging, deleted, list_answer, no_such, nullable, required, time_text,
+    ItemId, ItemRoutes, MODELS, NamedItem, PageBody, Paging, deleted, list_answer, no_such, nullable, required,
+    time_text,
 };
 use crate::extract::{Caller, IfMatch, Json, MinPosition, Prefer, Query};
 use crate::problem::{Problem, ProblemBody};
@@ -199,7 +202,9 @@ impl Pointers {
 
     /// The child that is to become the first.
     fn new_first_child(self, wanted: Self) -> Option<ContentId> {
-        wanted.first_child_id.filter(|child| self.first_child_id != Some(*child))
+        wanted
+            .first_child_id
+            .filter(|child| self.first_child_id != Some(*child))
     }
 }
 
@@ -336,7 +341,8 @@ async fn create(app: &AppState, caller: &Caller, prefer: Prefer, body: WriteCont
 
 async fn present(app: &AppState, caller: &Caller, id: ContentId) -> Result<ContentRow, Problem> {
     let row = content::by_id(caller, app.database(), id).await?;
-    row.filter(|row| row.realm == Realm::Site).ok_or_else(|| no_such("content"))
+    row.filter(|row| row.realm == Realm::Site)
+        .ok_or_else(|| no_such("content"))
 }
 
 #[cfg(test)]
@@ -350,7 +356,12 @@ mod tests {
     }
 
     fn pointers(parent: Option<ContentId>, prev: Option<ContentId>, next: Option<ContentId>) -> Pointers {
-        Pointers { parent_id: parent, first_child_id: None, next_sibling_id: next, prev_sibling_id: prev }
+        Pointers {
+            parent_id: parent,
+            first_child_id: None,
+            next_sibling_id: next,
+            prev_sibling_id: prev,
+        }
     }
 
     fn after(number: u128) -> Option<Place> {
@@ -363,7 +374,11 @@ mod tests {
 
     #[test]
     fn pointers_written_as_shown_ask_for_nothing() {
-        for shown in [pointers(None, None, None), pointers(id(1), id(2), id(3)), pointers(id(1), None, id(3))] {
+        for shown in [
+            pointers(None, None, None),
+            pointers(id(1), id(2), id(3)),
+            pointers(id(1), None, id(3)),
+        ] {
             assert_eq!(shown.wish(shown), None);
         }
     }
@@ -395,10 +410,25 @@ mod tests {
 
     #[test]
     fn another_first_child_is_a_move_of_that_child() {
-        let shown = Pointers { first_child_id: id(5), ..pointers(id(1), None, None) };
+        let shown = Pointers {
+            first_child_id: id(5),
+            ..pointers(id(1), None, None)
+        };
         assert_eq!(shown.new_first_child(shown), None);
-        assert_eq!(shown.new_first_child(Pointers { first_child_id: id(6), ..shown }), id(6));
-        assert_eq!(shown.new_first_child(Pointers { first_child_id: None, ..shown }), None);
+        assert_eq!(
+            shown.new_first_child(Pointers {
+                first_child_id: id(6),
+                ..shown
+            }),
+            id(6)
+        );
+        assert_eq!(
+            shown.new_first_child(Pointers {
+                first_child_id: None,
+                ..shown
+            }),
+            None
+        );
     }
 
     #[test]

@@ -13,8 +13,8 @@ use utoipa_axum::routes;
 
 use crate::app::AppState;
 use crate::contracts::modula::{
-    ItemId, ItemRoutes, MODELS, NamedItem, PageBody, Paging, deleted, list_answer, no_such, nullable, or_empty, required,
-    time_text,
+    ItemId, ItemRoutes, MODELS, NamedItem, PageBody, Paging, deleted, list_answer, no_such, nullable, or_empty,
+    required, time_text,
 };
 use crate::extract::{Caller, Json, MinPosition, Prefer, Query};
 use crate::problem::{Problem, ProblemBody};
@@ -42,11 +42,28 @@ pub(crate) struct ContentFieldBody {
 
 impl From<ContentFieldRow> for ContentFieldBody {
     fn from(row: ContentFieldRow) -> Self {
-        let ContentFieldRow { content_field_id, content_id, field_id, route_id, value, author_id, date_created, date_modified, .. } =
-            row;
+        let ContentFieldRow {
+            content_field_id,
+            content_id,
+            field_id,
+            route_id,
+            value,
+            author_id,
+            date_created,
+            date_modified,
+            ..
+        } = row;
         Self::of(
             content_id,
-            FieldValue { content_field_id, field_id, route_id, value, author_id, date_created, date_modified },
+            FieldValue {
+                content_field_id,
+                field_id,
+                route_id,
+                value,
+                author_id,
+                date_created,
+                date_modified,
+            },
         )
     }
 }
@@ -166,7 +183,10 @@ pub(crate) async fn change_content_field(
     named: NamedItem<ContentFieldId>,
     Json(body): Json<WriteContentField>,
 ) -> Result<Response, Problem> {
-    let (id, record) = (named.or("content_field_id", body.content_field_id)?, body.record(&caller));
+    let (id, record) = (
+        named.or("content_field_id", body.content_field_id)?,
+        body.record(&caller),
+    );
     let done = commands::put_field(&app.on_behalf_of(&caller), id, record).await?;
     let body = written(done.id, id, done.state)?;
     let settled = app.settle(MODELS, done.position, prefer).await;
@@ -198,5 +218,6 @@ fn written(content: ContentId, id: ContentFieldId, mut state: Content) -> Result
 
 async fn present(app: &AppState, caller: &Caller, id: ContentFieldId) -> Result<ContentFieldRow, Problem> {
     let row = content::field_by_id(caller, app.database(), id).await?;
-    row.filter(|row| row.realm == Realm::Site).ok_or_else(|| no_such("content field"))
+    row.filter(|row| row.realm == Realm::Site)
+        .ok_or_else(|| no_such("content field"))
 }

@@ -1,9 +1,9 @@
 //! `/api/v1/datatype` of the ModulaCMS contract: kinds of content nodes, in the site realm.
 
 use annals_commands::datatype::{self as commands, DatatypeRecord};
-use annals_domain::{Datatype, DatatypeId, Realm, UserId, Timestamp};
-use annals_projections::datatype::{self, DatatypeRow};
+use annals_domain::{Datatype, DatatypeId, Realm, Timestamp, UserId};
 use annals_eventstore::Version;
+use annals_projections::datatype::{self, DatatypeRow};
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
@@ -14,7 +14,8 @@ use utoipa_axum::routes;
 
 use crate::app::AppState;
 use crate::contracts::modula::{
-    ItemId, ItemRoutes, MODELS, NamedItem, PageBody, Paging, deleted, list_answer, no_such, nullable, or_empty, time_text,
+    ItemId, ItemRoutes, MODELS, NamedItem, PageBody, Paging, deleted, list_answer, no_such, nullable, or_empty,
+    time_text,
 };
 use crate::extract::{Caller, IfMatch, Json, MinPosition, Prefer, Query};
 use crate::problem::{Problem, ProblemBody};
@@ -140,7 +141,12 @@ pub(crate) async fn create_datatype(
     let (id, record) = (body.datatype_id, body.record(&caller));
     let done = commands::create(&app.on_behalf_of(&caller), id, Realm::Site, record).await?;
     let settled = app.settle(MODELS, done.position, prefer).await;
-    Ok((StatusCode::CREATED, settled, Json(DatatypeBody::of(done.id, done.state))).into_response())
+    Ok((
+        StatusCode::CREATED,
+        settled,
+        Json(DatatypeBody::of(done.id, done.state)),
+    )
+        .into_response())
 }
 
 /// Show a datatype.
@@ -154,7 +160,9 @@ pub(crate) async fn get_datatype(
 ) -> Result<Json<DatatypeBody>, Problem> {
     app.reach(MODELS, demanded).await?;
     let row = datatype::by_id(&caller, app.database(), id).await?;
-    row.filter(|row| row.realm == Realm::Site).map(|row| Json(row.into())).ok_or_else(|| no_such("datatype"))
+    row.filter(|row| row.realm == Realm::Site)
+        .map(|row| Json(row.into()))
+        .ok_or_else(|| no_such("datatype"))
 }
 
 /// Replace all details of a datatype.

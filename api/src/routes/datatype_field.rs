@@ -23,7 +23,11 @@ use crate::settle::Settled;
 /// Every route of this resource.
 pub(crate) fn router() -> OpenApiRouter<AppState> {
     OpenApiRouter::default()
-        .routes(routes!(list_datatype_fields, create_datatype_field, delete_datatype_field_by_id))
+        .routes(routes!(
+            list_datatype_fields,
+            create_datatype_field,
+            delete_datatype_field_by_id
+        ))
         .item_routes(routes!(change_datatype_field, delete_datatype_field))
 }
 
@@ -39,8 +43,21 @@ pub(crate) struct DatatypeFieldBody {
 
 impl From<DatatypeFieldRow> for DatatypeFieldBody {
     fn from(row: DatatypeFieldRow) -> Self {
-        let DatatypeFieldRow { datatype_field_id, datatype_id, field_id, sort_order, .. } = row;
-        Self::written(datatype_field_id, AttachmentRecord { datatype_id, field_id, sort_order })
+        let DatatypeFieldRow {
+            datatype_field_id,
+            datatype_id,
+            field_id,
+            sort_order,
+            ..
+        } = row;
+        Self::written(
+            datatype_field_id,
+            AttachmentRecord {
+                datatype_id,
+                field_id,
+                sort_order,
+            },
+        )
     }
 }
 
@@ -103,18 +120,30 @@ pub(crate) async fn list_datatype_fields(
 ) -> Result<Response, Problem> {
     app.reach(MODELS, demanded).await?;
     let filter = DatatypeFieldFilter {
-        datatype_id: of.datatype_id.as_deref().map(|id| parse_id("datatype_id", id)).transpose()?,
+        datatype_id: of
+            .datatype_id
+            .as_deref()
+            .map(|id| parse_id("datatype_id", id))
+            .transpose()?,
         field_id: of.field_id.as_deref().map(|id| parse_id("field_id", id)).transpose()?,
     };
     let page = paging.page();
-    let filter = if page.is_some() { DatatypeFieldFilter::default() } else { filter };
+    let filter = if page.is_some() {
+        DatatypeFieldFilter::default()
+    } else {
+        filter
+    };
     let listed = datatype::fields(&caller, app.database(), Realm::Site, filter, page).await?;
     Ok(list_answer::<_, DatatypeFieldBody>(page, listed))
 }
 
 impl WriteDatatypeField {
     fn record(&self) -> AttachmentRecord {
-        AttachmentRecord { datatype_id: self.datatype_id, field_id: self.field_id, sort_order: self.sort_order }
+        AttachmentRecord {
+            datatype_id: self.datatype_id,
+            field_id: self.field_id,
+            sort_order: self.sort_order,
+        }
     }
 }
 
@@ -130,7 +159,12 @@ pub(crate) async fn create_datatype_field(
     let record = body.record();
     let (id, done) = commands::attach_field(&app.on_behalf_of(&caller), body.id, record).await?;
     let settled = app.settle(MODELS, done.position, prefer).await;
-    Ok((StatusCode::CREATED, settled, Json(DatatypeFieldBody::written(id, record))).into_response())
+    Ok((
+        StatusCode::CREATED,
+        settled,
+        Json(DatatypeFieldBody::written(id, record)),
+    )
+        .into_response())
 }
 
 /// Replace all details of an attachment.

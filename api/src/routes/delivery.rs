@@ -70,10 +70,14 @@ async fn document(app: &AppState, parts: &mut Parts) -> Result<Vec<u8>, Problem>
     app.reach(MODELS, demanded).await?;
 
     let visitor = anonymous(&parts.headers, &parts.extensions);
-    let path = percent_decode_str(parts.uri.path()).decode_utf8().unwrap_or(Cow::Borrowed("?"));
+    let path = percent_decode_str(parts.uri.path())
+        .decode_utf8()
+        .unwrap_or(Cow::Borrowed("?"));
     // What no slug can be is no slug's path; the rule it breaks is nothing to a visitor.
     let slug = Slug::parse(&path).map_err(|_| no_such_page())?;
-    let route = route::by_slug(&visitor, app.database(), Realm::Site, &slug).await?.ok_or_else(no_such_page)?;
+    let route = route::by_slug(&visitor, app.database(), Realm::Site, &slug)
+        .await?
+        .ok_or_else(no_such_page)?;
     let nodes = content_tree::tree(&visitor, app.database(), Realm::Site, route.route_id).await?;
     let tree = format::build(nodes);
     if tree.left_out > 0 {

@@ -126,20 +126,34 @@ pub(crate) struct Parameters(Vec<(String, String)>);
 impl Parameters {
     /// The values of a parameter, repeated or separated by commas.
     fn many<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> {
-        self.0.iter().filter(move |(key, _)| key == name).flat_map(|(_, value)| value.split(',')).map(str::trim)
+        self.0
+            .iter()
+            .filter(move |(key, _)| key == name)
+            .flat_map(|(_, value)| value.split(','))
+            .map(str::trim)
     }
 
     /// The value of a parameter that may be given once.
     pub(super) fn one(&self, name: &'static str) -> Result<Option<&str>, Problem> {
-        let mut values = self.0.iter().filter(|(key, _)| key == name).map(|(_, value)| value.as_str());
+        let mut values = self
+            .0
+            .iter()
+            .filter(|(key, _)| key == name)
+            .map(|(_, value)| value.as_str());
         match (values.next(), values.next()) {
             (value, None) => Ok(value),
             (_, Some(_)) => Err(refused(name, "may be given once only")),
         }
     }
 
-    fn parsed<T>(&self, name: &'static str, parse: impl FnOnce(&str) -> Result<T, String>) -> Result<Option<T>, Problem> {
-        self.one(name)?.map(|text| parse(text).map_err(|rule| refused(name, &rule))).transpose()
+    fn parsed<T>(
+        &self,
+        name: &'static str,
+        parse: impl FnOnce(&str) -> Result<T, String>,
+    ) -> Result<Option<T>, Problem> {
+        self.one(name)?
+            .map(|text| parse(text).map_err(|rule| refused(name, &rule)))
+            .transpose()
     }
 
     /// `after`: a position or version.
@@ -150,7 +164,9 @@ impl Parameters {
     /// `limit`: how many events.
     pub(super) fn limit(&self) -> Result<u32, Problem> {
         let limit = self.number("limit", 1, u64::from(MOST_EVENTS))?;
-        Ok(limit.and_then(|limit| u32::try_from(limit).ok()).unwrap_or(DEFAULT_EVENTS))
+        Ok(limit
+            .and_then(|limit| u32::try_from(limit).ok())
+            .unwrap_or(DEFAULT_EVENTS))
     }
 
     /// A whole number within bounds.
@@ -190,7 +206,8 @@ impl Parameters {
     /// `actor`: who caused it.
     pub(super) fn actor(&self) -> Result<Option<Actor>, Problem> {
         self.parsed("actor", |text| {
-            text.parse().map_err(|_| "must be user:<id>, system:<name> or anonymous".to_owned())
+            text.parse()
+                .map_err(|_| "must be user:<id>, system:<name> or anonymous".to_owned())
         })
     }
 
@@ -233,7 +250,12 @@ mod tests {
 
     fn sent(query: &str) -> Parameters {
         let pairs = query.split('&').filter(|pair| !pair.is_empty());
-        Parameters(pairs.map(|pair| pair.split_once('=').unwrap()).map(|(a, b)| (a.to_owned(), b.to_owned())).collect())
+        Parameters(
+            pairs
+                .map(|pair| pair.split_once('=').unwrap())
+                .map(|(a, b)| (a.to_owned(), b.to_owned()))
+                .collect(),
+        )
     }
 
     #[test]
@@ -242,7 +264,15 @@ mod tests {
         assert_eq!(sent("limit=1000").limit().unwrap(), 1000);
         assert_eq!(sent("").after().unwrap(), 0);
         assert_eq!(sent("after=18446744073709551615").after().unwrap(), u64::MAX);
-        for query in ["limit=0", "limit=1001", "limit=-1", "limit=", "limit=+5", "limit=ten", "limit=1&limit=2"] {
+        for query in [
+            "limit=0",
+            "limit=1001",
+            "limit=-1",
+            "limit=",
+            "limit=+5",
+            "limit=ten",
+            "limit=1&limit=2",
+        ] {
             assert_eq!(sent(query).limit().unwrap_err().field(), Some("limit"), "{query}");
         }
         for query in ["after=-1", "after=x", "after=18446744073709551616"] {
@@ -263,7 +293,14 @@ mod tests {
     #[test]
     fn what_names_something_is_checked() {
         let id = "01890a5d-ac96-774b-bcce-b302099a8057";
-        assert_eq!(sent(&format!("stream=user/{id}")).stream().unwrap().unwrap().to_string(), format!("user/{id}"));
+        assert_eq!(
+            sent(&format!("stream=user/{id}"))
+                .stream()
+                .unwrap()
+                .unwrap()
+                .to_string(),
+            format!("user/{id}")
+        );
         assert!(sent(&format!("actor=user:{id}")).actor().unwrap().is_some());
         assert!(sent("actor=anonymous").actor().unwrap().is_some());
         assert!(sent("from=2026-02-15T12:00:00 01:00").moment("from").unwrap().is_some());

@@ -2,8 +2,8 @@
 
 use annals_commands::field::{self as commands, FieldRecord};
 use annals_domain::{DatatypeId, Field, FieldId, FieldKind, Realm, Timestamp, UserId};
-use annals_projections::field::{self, FieldRow};
 use annals_eventstore::Version;
+use annals_projections::field::{self, FieldRow};
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
@@ -14,7 +14,8 @@ use utoipa_axum::routes;
 
 use crate::app::AppState;
 use crate::contracts::modula::{
-    ItemId, ItemRoutes, MODELS, NamedItem, PageBody, Paging, deleted, list_answer, no_such, nullable, or_empty, required, time_text,
+    ItemId, ItemRoutes, MODELS, NamedItem, PageBody, Paging, deleted, list_answer, no_such, nullable, or_empty,
+    required, time_text,
 };
 use crate::extract::{Caller, IfMatch, Json, MinPosition, Prefer, Query};
 use crate::problem::{Problem, ProblemBody};
@@ -176,7 +177,9 @@ pub(crate) async fn get_field(
 ) -> Result<Json<FieldBody>, Problem> {
     app.reach(MODELS, demanded).await?;
     let row = field::by_id(&caller, app.database(), id).await?;
-    row.filter(|row| row.realm == Realm::Site).map(|row| Json(row.into())).ok_or_else(|| no_such("field"))
+    row.filter(|row| row.realm == Realm::Site)
+        .map(|row| Json(row.into()))
+        .ok_or_else(|| no_such("field"))
 }
 
 /// Replace all details of a field.

@@ -37,7 +37,10 @@ pub struct HealthBody {
 /// The process answers.
 #[utoipa::path(get, path = "/health/live", tag = "health", responses((status = 200, body = HealthBody)))]
 pub(crate) async fn live() -> Json<HealthBody> {
-    Json(HealthBody { status: "ok", faults: Vec::new() })
+    Json(HealthBody {
+        status: "ok",
+        faults: Vec::new(),
+    })
 }
 
 /// The database answers and no projection is stuck.
@@ -49,9 +52,20 @@ pub(crate) async fn ready(State(app): State<AppState>) -> Response {
     if !matches!(tokio::time::timeout(PATIENCE, ping).await, Ok(Ok(_))) {
         faults.push("database".to_owned());
     }
-    faults.extend(app.stuck_projections().into_iter().map(|name| format!("projection {name}")));
+    faults.extend(
+        app.stuck_projections()
+            .into_iter()
+            .map(|name| format!("projection {name}")),
+    );
     if faults.is_empty() {
         return Json(HealthBody { status: "ok", faults }).into_response();
     }
-    (StatusCode::SERVICE_UNAVAILABLE, Json(HealthBody { status: "unavailable", faults })).into_response()
+    (
+        StatusCode::SERVICE_UNAVAILABLE,
+        Json(HealthBody {
+            status: "unavailable",
+            faults,
+        }),
+    )
+        .into_response()
 }

@@ -22,7 +22,12 @@ pub struct OrganizationBody {
 
 impl From<OrganizationRow> for OrganizationBody {
     fn from(row: OrganizationRow) -> Self {
-        Self { id: row.organization_id, name: row.name, slug: row.slug, created_at: row.created_at }
+        Self {
+            id: row.organization_id,
+            name: row.name,
+            slug: row.slug,
+            created_at: row.created_at,
+        }
     }
 }
 
@@ -54,7 +59,12 @@ impl MembershipBody {
         Self {
             user_id,
             org_id: id,
-            organization: OrganizationBody { id, name: state.name, slug: state.slug, created_at: founded_at },
+            organization: OrganizationBody {
+                id,
+                name: state.name,
+                slug: state.slug,
+                created_at: founded_at,
+            },
             role: OrganizationRole::Owner,
             is_default: true,
             joined_at: founded_at,

@@ -2,8 +2,8 @@
 
 use annals_commands::route::{self as commands, RouteRecord};
 use annals_domain::{Realm, Route, RouteId, Slug, Timestamp, UserId};
-use annals_projections::route::{self, RouteRow};
 use annals_eventstore::Version;
+use annals_projections::route::{self, RouteRow};
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
@@ -14,7 +14,8 @@ use utoipa_axum::routes;
 
 use crate::app::AppState;
 use crate::contracts::modula::{
-    ItemId, ItemRoutes, MODELS, NamedItem, PageBody, Paging, deleted, list_answer, no_such, nullable, or_empty, required, time_text,
+    ItemId, ItemRoutes, MODELS, NamedItem, PageBody, Paging, deleted, list_answer, no_such, nullable, or_empty,
+    required, time_text,
 };
 use crate::extract::{Caller, IfMatch, Json, MinPosition, Prefer, Query};
 use crate::problem::{Problem, ProblemBody};
@@ -158,7 +159,9 @@ pub(crate) async fn get_route(
 ) -> Result<Json<RouteBody>, Problem> {
     app.reach(MODELS, demanded).await?;
     let row = route::by_id(&caller, app.database(), id).await?;
-    row.filter(|row| row.realm == Realm::Site).map(|row| Json(row.into())).ok_or_else(|| no_such("route"))
+    row.filter(|row| row.realm == Realm::Site)
+        .map(|row| Json(row.into()))
+        .ok_or_else(|| no_such("route"))
 }
 
 /// Replace all details of a route, named by its id or by `slug_2`.

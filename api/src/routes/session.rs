@@ -16,7 +16,9 @@ use crate::settle::models;
 
 /// Routes below `/api/v1/auth`.
 pub(crate) fn router() -> OpenApiRouter<AppState> {
-    OpenApiRouter::new().routes(routes!(list_sessions)).routes(routes!(revoke_session))
+    OpenApiRouter::new()
+        .routes(routes!(list_sessions))
+        .routes(routes!(revoke_session))
 }
 
 /// One sign-in, with the members of both identity documents that list sessions.
@@ -129,8 +131,17 @@ pub(crate) async fn list_sessions(
     let user = caller.require_user()?;
     let now = app.commands().now();
     let rows = annals_projections::session::live_of(&caller, app.database(), user, include_ended, now).await?;
-    let sessions: Vec<_> = rows.into_iter().map(|row| SessionBody::of(row, caller.session_id)).collect();
-    let body = SessionsBody { success: true, data: &sessions, sessions: &sessions, total: sessions.len(), message: None };
+    let sessions: Vec<_> = rows
+        .into_iter()
+        .map(|row| SessionBody::of(row, caller.session_id))
+        .collect();
+    let body = SessionsBody {
+        success: true,
+        data: &sessions,
+        sessions: &sessions,
+        total: sessions.len(),
+        message: None,
+    };
     Ok(Json(body).into_response())
 }
 
@@ -139,7 +150,10 @@ fn flag(text: Option<&str>) -> Result<bool, Problem> {
     match text.map(str::to_ascii_lowercase).as_deref() {
         None | Some("false" | "0" | "no" | "n" | "off" | "f") => Ok(false),
         Some("true" | "1" | "yes" | "y" | "on" | "t") => Ok(true),
-        Some(_) => Err(Problem::unprocessable("include_expired", "include_expired: must be true or false")),
+        Some(_) => Err(Problem::unprocessable(
+            "include_expired",
+            "include_expired: must be true or false",
+        )),
     }
 }
 
@@ -181,8 +195,14 @@ pub(crate) async fn revoke_session(
     let position = revoke(&app, &caller, session_id, RevocationReason::UserRevoke).await?;
     let settled = app.settle(models::SESSION, position, prefer).await;
     let message = "Session revoked successfully";
-    let body =
-        SessionRevokedBody { success: true, data: MessageOnly { message: message.into() }, message, session_id };
+    let body = SessionRevokedBody {
+        success: true,
+        data: MessageOnly {
+            message: message.into(),
+        },
+        message,
+        session_id,
+    };
     Ok((settled, Json(body)))
 }
 

@@ -66,11 +66,19 @@ impl UserBody {
     /// From what a command has left behind. Absent members of a registered account have been erased.
     pub(crate) fn of_state(id: UserId, user: &User, org_id: Option<OrganizationId>) -> Self {
         let name = user.name.as_ref().and_then(|name| name.get().cloned());
-        let created_at = user.registered_at.expect("a registered account has a time of registration");
+        let created_at = user
+            .registered_at
+            .expect("a registered account has a time of registration");
         Self {
             id,
-            email: user.email.as_ref().and_then(|email| email.get().map(ToString::to_string)),
-            username: user.username.as_ref().and_then(|username| username.get().map(ToString::to_string)),
+            email: user
+                .email
+                .as_ref()
+                .and_then(|email| email.get().map(ToString::to_string)),
+            username: user
+                .username
+                .as_ref()
+                .and_then(|username| username.get().map(ToString::to_string)),
             full_name: name.clone(),
             name,
             role: user.role.expect("a registered account has a role"),
@@ -116,7 +124,10 @@ pub struct ProfileBody {
 
 /// Change of one's own profile. Other members are ignored, privileged ones too.
 #[derive(Debug, Deserialize, ToSchema)]
-#[allow(dead_code, reason = "describes the body; the handler reads it member by member for the contract's answers")]
+#[allow(
+    dead_code,
+    reason = "describes the body; the handler reads it member by member for the contract's answers"
+)]
 pub struct ChangeProfile {
     /// The new name, 2 to 100 characters; absent: nothing changes.
     full_name: Option<String>,
@@ -132,7 +143,11 @@ pub(crate) async fn show_own_profile(
 ) -> Result<Json<ProfileBody>, Problem> {
     app.reach(models::USER, min).await?;
     let data = own_profile(&app, &caller).await?;
-    Ok(Json(ProfileBody { success: true, data, message: "User profile retrieved successfully" }))
+    Ok(Json(ProfileBody {
+        success: true,
+        data,
+        message: "User profile retrieved successfully",
+    }))
 }
 
 /// Change one's own name.
@@ -149,13 +164,26 @@ pub(crate) async fn change_own_profile(
     let members = Members::of(body, MemberFault::Unprocessable)?;
     let Some(name) = members.optional_text("full_name", MemberFault::Unprocessable)? else {
         let data = own_profile(&app, &caller).await?;
-        return Ok(Json(ProfileBody { success: true, data, message: MESSAGE }).into_response());
+        return Ok(Json(ProfileBody {
+            success: true,
+            data,
+            message: MESSAGE,
+        })
+        .into_response());
     };
     let name = check_name(name).map_err(|rule| Problem::unprocessable("full_name", rule))?;
     let done = commands::change_profile(&app.on_behalf_of(&caller), caller.require_user()?, name, None).await?;
     let settled = app.settle(models::USER, done.position, prefer).await;
     let data = UserBody::of_state(caller.require_user()?, &done.state, caller.organization_id);
-    Ok((settled, Json(ProfileBody { success: true, data, message: MESSAGE })).into_response())
+    Ok((
+        settled,
+        Json(ProfileBody {
+            success: true,
+            data,
+            message: MESSAGE,
+        }),
+    )
+        .into_response())
 }
 
 /// Change one's own password. All other sessions end.
@@ -171,7 +199,13 @@ pub(crate) async fn change_own_password(
     let members = Members::of(body, MemberFault::Unprocessable)?;
     let position = auth::change_password(&app, &caller, &members, MemberFault::Unprocessable, Ended::Others).await?;
     let settled = app.settle(models::SESSION, position, prefer).await;
-    Ok((settled, Json(MessageData::new("Password changed successfully", "Password updated successfully"))))
+    Ok((
+        settled,
+        Json(MessageData::new(
+            "Password changed successfully",
+            "Password updated successfully",
+        )),
+    ))
 }
 
 /// A name somebody gives themselves, trimmed; or the broken rule.

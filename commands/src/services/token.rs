@@ -67,6 +67,11 @@ impl TokenFault {
     }
 }
 
+/// A token could not be made: the system gives no random numbers, or the clock stands before 1970.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("a token could not be signed")]
+pub struct SigningError;
+
 /// A secret that signs tokens. `Debug` shows only its public name.
 #[derive(Clone)]
 pub struct TokenKey {
@@ -308,13 +313,13 @@ impl Tokens {
     /// Signs an access token that ends at `expires_at`, in whole seconds.
     ///
     /// # Errors
-    /// [`TokenFault::Invalid`] when a time before 1970 is asked for.
+    /// [`SigningError`].
     pub fn sign_access(
         &self,
         identity: &Identity,
         now: Timestamp,
         expires_at: Timestamp,
-    ) -> Result<String, TokenFault> {
+    ) -> Result<String, SigningError> {
         let claims = AccessClaims {
             iss: self.settings.issuer.clone(),
             aud: self.settings.audience.clone(),
@@ -326,10 +331,10 @@ impl Tokens {
             role: identity.role,
             kind: TokenKind::Access,
             token_type: TokenKind::Access,
-            iat: seconds(now)?,
-            exp: seconds(expires_at)?,
+            iat: seconds(now).ok_or(SigningError)?,
+            exp: seconds(expires_at).ok_or(SigningError)?,
             nbf: None,
-            jti: Uuid::new_v4_from_system()?,
+            jti: random_id()?,
             tv: 1,
         };
         self.sign(TokenKind::Access, &claims)
@@ -338,14 +343,14 @@ impl Tokens {
     /// Signs a refresh token for one session.
     ///
     /// # Errors
-    /// [`TokenFault::Invalid`] when a time before 1970 is asked for.
+    /// [`SigningError`].
     pub fn sign_refresh(
         &self,
         user_id: UserId,
         session_id: SessionId,
         now: Timestamp,
         expires_at: Timestamp,
-    ) -> Result<String, TokenFault> {
+    ) -> Result<String, SigningError> {
         let claims = RefreshClaims {
             iss: self.settings.issuer.clone(),
             aud: self.settings.audience.clone(),
@@ -354,10 +359,10 @@ impl Tokens {
             session_id,
             kind: TokenKind::Refresh,
             token_type: TokenKind::Refresh,
-            iat: seconds(now)?,
-            exp: seconds(expires_at)?,
+            iat: seconds(now).ok_or(SigningError)?,
+            exp: seconds(expires_at).ok_or(SigningError)?,
             nbf: None,
-            jti: Uuid::new_v4_from_system()?,
+            jti: random_id()?,
         };
         self.sign(TokenKind::Refresh, &claims)
     }
@@ -420,7 +425,7 @@ impl Tokens {
         })
     }
 
-    fn sign<C: Serialize>(&self, kind: TokenKind, claims: &C) -> Result<String, TokenFault> {
+    fn sign<C: Serialize>(&self, kind: TokenKind, claims: &C) -> Result<String, SigningError> {
         let header = Header {
             alg: ALGORITHM.into(),
             typ: kind.typ().into(),
@@ -430,7 +435,7 @@ impl Tokens {
         token.push('.');
         token.push_str(&encode(claims)?);
         let signature = jsonwebtoken::crypto::sign(token.as_bytes(), &self.current.encoding, Algorithm::HS256)
-            .map_err(|_| TokenFault::Invalid)?;
+            .map_err(|_| SigningError)?;
         token.push('.');
         token.push_str(&signature);
         Ok(token)
@@ -487,7 +492,7 @@ impl Tokens {
         {
             return Err(TokenFault::Invalid);
         }
-        let latest = seconds(now)?.saturating_add(MAX_SKEW_SECONDS);
+        let latest = seconds(now).unwrap_or(0).saturating_add(MAX_SKEW_SECONDS);
         if frame.iat > latest || frame.nbf.is_some_and(|start| start > latest) || frame.exp < frame.iat {
             return Err(TokenFault::Invalid);
         }
@@ -501,22 +506,16 @@ impl Tokens {
     }
 }
 
-/// Random identifiers without the panic that `uuid`'s own constructor has when the system gives no random numbers.
-trait FromSystem: Sized {
-    fn new_v4_from_system() -> Result<Self, TokenFault>;
+/// A random identifier, without the panic of `uuid`'s own constructor when the system gives no random numbers.
+fn random_id() -> Result<Uuid, SigningError> {
+    let mut bytes = [0; 16];
+    getrandom::fill(&mut bytes).map_err(|_| SigningError)?;
+    Ok(uuid::Builder::from_random_bytes(bytes).into_uuid())
 }
 
-impl FromSystem for Uuid {
-    fn new_v4_from_system() -> Result<Self, TokenFault> {
-        let mut bytes = [0; 16];
-        getrandom::fill(&mut bytes).map_err(|_| TokenFault::Invalid)?;
-        Ok(uuid::Builder::from_random_bytes(bytes).into_uuid())
-    }
-}
-
-/// Whole seconds since 1970.
-fn seconds(moment: Timestamp) -> Result<u64, TokenFault> {
-    u64::try_from(moment.unix_seconds()).map_err(|_| TokenFault::Invalid)
+/// Whole seconds since 1970; absent before.
+fn seconds(moment: Timestamp) -> Option<u64> {
+    u64::try_from(moment.unix_seconds()).ok()
 }
 
 fn is_past(exp: u64, now: Timestamp) -> bool {
@@ -529,10 +528,10 @@ fn moment(seconds: u64) -> Timestamp {
     Timestamp::from_unix_micros(micros)
 }
 
-fn encode<T: Serialize>(part: &T) -> Result<String, TokenFault> {
+fn encode<T: Serialize>(part: &T) -> Result<String, SigningError> {
     serde_json::to_vec(part)
         .map(|json| URL_SAFE_NO_PAD.encode(json))
-        .map_err(|_| TokenFault::Invalid)
+        .map_err(|_| SigningError)
 }
 
 /// Reads an object. serde would also read an array as a struct, member by member.

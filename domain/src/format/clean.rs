@@ -40,7 +40,12 @@ struct Meta {
 
 impl Serialize for CleanNode<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let Node { content, datatype, fields, children } = self.0;
+        let Node {
+            content,
+            datatype,
+            fields,
+            children,
+        } = self.0;
         let mut taken: HashSet<String> = ["_meta", "id", "type"].map(str::to_owned).into();
         let mut map = serializer.serialize_map(None)?;
         map.serialize_entry(
@@ -69,7 +74,10 @@ impl Serialize for CleanNode<'_> {
 /// member that silently replaced another would lose content.
 fn free_key(key: String, taken: &mut HashSet<String>) -> String {
     let free = if taken.contains(&key) {
-        (2_u64..).map(|number| format!("{key}{number}")).find(|candidate| !taken.contains(candidate)).unwrap_or(key)
+        (2_u64..)
+            .map(|number| format!("{key}{number}"))
+            .find(|candidate| !taken.contains(candidate))
+            .unwrap_or(key)
     } else {
         key
     };

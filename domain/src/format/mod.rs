@@ -186,7 +186,10 @@ impl FromStr for Format {
     type Err = UnknownFormat;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        Self::ALL.into_iter().find(|format| format.as_str() == text).ok_or(UnknownFormat)
+        Self::ALL
+            .into_iter()
+            .find(|format| format.as_str() == text)
+            .ok_or(UnknownFormat)
     }
 }
 
@@ -223,7 +226,10 @@ pub fn build(nodes: Vec<FlatNode>) -> ContentTree {
         index.entry(node.content.content_data_id).or_insert(at);
     }
     let Some(root) = root_of(&nodes, &index) else {
-        return ContentTree { root: None, left_out: count };
+        return ContentTree {
+            root: None,
+            left_out: count,
+        };
     };
 
     let mut below: HashMap<ContentId, Vec<usize>> = HashMap::new();
@@ -254,32 +260,66 @@ pub fn build(nodes: Vec<FlatNode>) -> ContentTree {
     let mut rows: Vec<Option<FlatNode>> = nodes.into_iter().map(Some).collect();
     let mut built: HashMap<usize, Node> = HashMap::with_capacity(order.len());
     for (at, children) in order.into_iter().rev() {
-        let Some(FlatNode { content, datatype: Some(datatype), fields }) = rows[at].take() else { continue };
+        let Some(FlatNode {
+            content,
+            datatype: Some(datatype),
+            fields,
+        }) = rows[at].take()
+        else {
+            continue;
+        };
         let children = children.iter().filter_map(|child| built.remove(child)).collect();
-        built.insert(at, Node { content, datatype, fields, children });
+        built.insert(
+            at,
+            Node {
+                content,
+                datatype,
+                fields,
+                children,
+            },
+        );
     }
-    ContentTree { root: built.remove(&root), left_out }
+    ContentTree {
+        root: built.remove(&root),
+        left_out,
+    }
 }
 
 fn root_of(nodes: &[FlatNode], index: &HashMap<ContentId, usize>) -> Option<usize> {
     index
         .values()
         .copied()
-        .filter(|at| nodes[*at].datatype.as_ref().is_some_and(|datatype| datatype.kind == ROOT_KIND))
+        .filter(|at| {
+            nodes[*at]
+                .datatype
+                .as_ref()
+                .is_some_and(|datatype| datatype.kind == ROOT_KIND)
+        })
         .min_by_key(|at| {
             let content = &nodes[*at].content;
-            (content.parent_id.is_some_and(|parent| index.contains_key(&parent)), content.content_data_id)
+            (
+                content.parent_id.is_some_and(|parent| index.contains_key(&parent)),
+                content.content_data_id,
+            )
         })
 }
 
 /// The children of one parent in sibling order. The chain is followed through rows without a datatype, which are then left out.
-fn in_order(first: Option<ContentId>, mut children: Vec<usize>, nodes: &[FlatNode], index: &HashMap<ContentId, usize>) -> Vec<usize> {
+fn in_order(
+    first: Option<ContentId>,
+    mut children: Vec<usize>,
+    nodes: &[FlatNode],
+    index: &HashMap<ContentId, usize>,
+) -> Vec<usize> {
     children.sort_by_key(|at| nodes[*at].content.content_data_id);
     let siblings: HashSet<usize> = children.iter().copied().collect();
     let mut chain = Vec::with_capacity(children.len());
     let mut seen = HashSet::with_capacity(children.len());
     let mut next = first;
-    while let Some(at) = next.and_then(|id| index.get(&id).copied()).filter(|at| siblings.contains(at)) {
+    while let Some(at) = next
+        .and_then(|id| index.get(&id).copied())
+        .filter(|at| siblings.contains(at))
+    {
         if !seen.insert(at) {
             chain.clear();
             seen.clear();

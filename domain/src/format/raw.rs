@@ -10,7 +10,9 @@ use crate::values::Timestamp;
 /// The document of `tree`: `{"root": …}`, with `null` for an empty tree.
 #[must_use]
 pub fn render(tree: &ContentTree) -> impl Serialize {
-    Document { root: tree.root.as_ref().map(RawNode::from) }
+    Document {
+        root: tree.root.as_ref().map(RawNode::from),
+    }
 }
 
 #[derive(Serialize)]
@@ -95,7 +97,12 @@ struct FieldContent<'a> {
 
 impl<'a> From<&'a Node> for RawNode<'a> {
     fn from(node: &'a Node) -> Self {
-        let Node { content, datatype, fields, children } = node;
+        let Node {
+            content,
+            datatype,
+            fields,
+            children,
+        } = node;
         Self {
             datatype: RawDatatype {
                 info: DatatypeInfo {
@@ -121,7 +128,10 @@ impl<'a> From<&'a Node> for RawNode<'a> {
                     date_modified: time_text(content.date_modified),
                 },
             },
-            fields: fields.iter().map(|field| raw_field(field, content.content_data_id)).collect(),
+            fields: fields
+                .iter()
+                .map(|field| raw_field(field, content.content_data_id))
+                .collect(),
             nodes: children.iter().map(Self::from).collect(),
         }
     }

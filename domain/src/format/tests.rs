@@ -5,7 +5,8 @@ use uuid::Uuid;
 
 use super::clean::{children_key, field_key};
 use super::{
-    ContentTree, FlatNode, Format, MAX_DEPTH, Node, NodeContent, NodeDatatype, NodeField, NodeFieldValue, UnknownFormat, build,
+    ContentTree, FlatNode, Format, MAX_DEPTH, Node, NodeContent, NodeDatatype, NodeField, NodeFieldValue,
+    UnknownFormat, build,
 };
 use crate::content::ContentStatus;
 use crate::field::FieldKind;
@@ -113,7 +114,10 @@ fn text(tree: &ContentTree, format: Format) -> String {
 }
 
 fn children(node: &Node) -> Vec<u128> {
-    node.children.iter().map(|child| child.content.content_data_id.as_uuid().as_u128()).collect()
+    node.children
+        .iter()
+        .map(|child| child.content.content_data_id.as_uuid().as_u128())
+        .collect()
 }
 
 fn only_field(field: NodeField) -> Value {
@@ -171,7 +175,10 @@ fn raw_members_come_in_the_order_of_the_contract() {
     let raw = text(&example(), Format::Raw);
     let start = format!(
         r#"{{"root":{{"datatype":{{"info":{{"datatype_id":"{}","parent_id":"null","label":"Page","type":"ROOT","author_id":"{}","date_created":"{DATE}","date_modified":"{DATE}"}},"content":{{"content_data_id":"{}","parent_id":"null","first_child_id":"{}","next_sibling_id":"","prev_sibling_id":"","route_id""#,
-        ulid(0xD1), ulid(AUTHOR), ulid(0xC1), ulid(0xC2),
+        ulid(0xD1),
+        ulid(AUTHOR),
+        ulid(0xC1),
+        ulid(0xC2),
     );
     assert_eq!(raw[..start.len()], start);
 }
@@ -180,7 +187,8 @@ fn raw_members_come_in_the_order_of_the_contract() {
 fn the_example_of_the_contract_renders_clean_byte_for_byte() {
     let meta = format!(
         r#""_meta":{{"authorId":"{}","routeId":"{}","dateCreated":"{DATE}","dateModified":"{DATE}"}}"#,
-        ulid(AUTHOR), ulid(ROUTE),
+        ulid(AUTHOR),
+        ulid(ROUTE),
     );
     let (page, post) = (ulid(0xC1), ulid(0xC2));
     let expected = format!(
@@ -220,7 +228,12 @@ fn absent_ids_and_times_have_their_own_forms() {
     );
     let raw = document(&tree, Format::Raw);
     let content = &raw["root"]["datatype"]["content"];
-    for (member, expected) in [("route_id", "null"), ("author_id", "null"), ("date_created", ""), ("date_modified", "")] {
+    for (member, expected) in [
+        ("route_id", "null"),
+        ("author_id", "null"),
+        ("date_created", ""),
+        ("date_modified", ""),
+    ] {
         assert_eq!(content[member], expected, "{member}");
     }
     assert_eq!(raw["root"]["fields"][0]["content"]["field_value"], "");
@@ -259,7 +272,10 @@ fn a_chain_that_leaves_the_siblings_ends_there() {
     assert_eq!(children(build(rows).root.as_ref().unwrap()), [4, 2, 3]);
     let mut root = page(1);
     root.content.first_child_id = Some(content_id(77)); // nowhere
-    assert_eq!(children(build(vec![root, post(3, 1), post(2, 1)]).root.as_ref().unwrap()), [2, 3]);
+    assert_eq!(
+        children(build(vec![root, post(3, 1), post(2, 1)]).root.as_ref().unwrap()),
+        [2, 3]
+    );
 }
 
 #[test]
@@ -267,11 +283,11 @@ fn rows_without_a_way_up_are_left_out() {
     let tree = build(vec![
         page(1),
         post(2, 1),
-        post(3, 99),                 // its parent is not among the rows
-        post(4, 5),                  // below itself
+        post(3, 99), // its parent is not among the rows
+        post(4, 5),  // below itself
         post(5, 4),
-        node(6, Some(1), None),      // its datatype was deleted
-        post(7, 6),                  // and so it hangs under nothing
+        node(6, Some(1), None), // its datatype was deleted
+        post(7, 6),             // and so it hangs under nothing
         node(8, None, datatype(0xD2, "Blog Post", "post")),
     ]);
     assert_eq!(children(tree.root.as_ref().unwrap()), [2]);
@@ -350,7 +366,12 @@ fn labels_become_keys() {
 fn children_are_named_after_their_only_type() {
     let key = |labels: &[&str]| {
         let mut rows = vec![page(1)];
-        rows.extend(labels.iter().zip(2..).map(|(label, number)| node(number, Some(1), datatype(9, label, "x"))));
+        rows.extend(
+            labels
+                .iter()
+                .zip(2..)
+                .map(|(label, number)| node(number, Some(1), datatype(9, label, "x"))),
+        );
         children_key(&build(rows).root.unwrap().children)
     };
     for (labels, expected) in [
@@ -384,7 +405,11 @@ fn clean_values_are_typed_by_their_field() {
         (FieldKind::Json, "not json", json!("not json")),
         (FieldKind::Richtext, "# Head", json!("# Head")),
     ] {
-        assert_eq!(only_field(field(2, "Value", kind, value))["value"], expected, "{kind:?} {value:?}");
+        assert_eq!(
+            only_field(field(2, "Value", kind, value))["value"],
+            expected,
+            "{kind:?} {value:?}"
+        );
     }
 }
 
@@ -407,7 +432,13 @@ fn no_member_replaces_another() {
     ];
     let below = node(7, Some(1), datatype(9, "Post", "post"));
     let clean = document(&build(vec![hello, below]), Format::Clean);
-    for (member, expected) in [("title", "a"), ("title2", "b"), ("id2", "c"), ("type2", "d"), ("posts", "e")] {
+    for (member, expected) in [
+        ("title", "a"),
+        ("title2", "b"),
+        ("id2", "c"),
+        ("type2", "d"),
+        ("posts", "e"),
+    ] {
         assert_eq!(clean[member], expected, "{member}");
     }
     assert_eq!(clean["id"], ulid(1));
@@ -422,5 +453,8 @@ fn formats_read_back_from_their_names() {
     for name in ["", "RAW", "sanity", "raw "] {
         assert_eq!(name.parse::<Format>(), Err(UnknownFormat), "{name:?}");
     }
-    assert_eq!(UnknownFormat.to_string(), "Invalid format parameter. Valid options: clean, raw");
+    assert_eq!(
+        UnknownFormat.to_string(),
+        "Invalid format parameter. Valid options: clean, raw"
+    );
 }

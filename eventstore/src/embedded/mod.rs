@@ -1,7 +1,7 @@
 //! A private, real PostgreSQL in the data folder, so that one command is enough.
 //!
-//! Owns everything about that server but its contents: which binaries it runs ([`binaries`]), under which account
-//! ([`account`]), what `postmaster.pid` says ([`postmaster`]), and its life from `initdb` to a clean stop ([`cluster`]).
+//! Owns everything about that server but its contents: which binaries it runs (`binaries`), under which account
+//! (`account`), what `postmaster.pid` says (`postmaster`), and its life from `initdb` to a clean stop (`cluster`).
 
 mod account;
 mod binaries;

@@ -677,7 +677,7 @@ async fn the_audit_trail_has_every_event_and_answers_every_filter() {
     );
     assert_eq!(
         query(AuditFilter {
-            stream: stream.clone(),
+            stream,
             ..by()
         })
         .await,

@@ -1,4 +1,4 @@
-//! The OpenAPI document, made from the one list of routes in [`crate::router`].
+//! The OpenAPI document, made from the one list of routes in `crate::router`.
 
 use utoipa::openapi::security::{ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa::openapi::{ComponentsBuilder, InfoBuilder, LicenseBuilder, OpenApi, OpenApiBuilder};

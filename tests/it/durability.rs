@@ -3,6 +3,8 @@
 //! The server runs as its own process with its embedded database, fsync on. Rounds: `ANNALS_TEST_KILL_ROUNDS`
 //! (default [`DEFAULT_ROUNDS`]); even rounds kill the server, odd ones the database under it.
 
+#![allow(clippy::print_stderr, reason = "what the server under test says is worth seeing when the test fails")]
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead, BufReader};
 use std::net::{SocketAddr, TcpListener};

@@ -1,6 +1,9 @@
 //! End-to-end tests, one module per noun. One binary, so that they share a cluster and link once.
 
-#![allow(clippy::unwrap_used, reason = "helpers are tests too; clippy knows only functions with an attribute")]
+#![allow(
+    clippy::unwrap_used,
+    reason = "helpers are tests too; clippy knows only functions with an attribute"
+)]
 
 mod audit;
 mod auth;

@@ -11,6 +11,9 @@ pub(crate) const NOBODY: &str = "01890000000000000000000000";
 /// A moment in the form of the contract.
 pub(crate) const MOMENT: &str = "2026-02-15T12:00:00Z";
 
+/// A request that must be refused: method, path, body; status, code, field.
+pub(crate) type Refusal<'a> = (Method, &'a str, Option<Value>, u16, &'a str, Option<&'a str>);
+
 pub(crate) struct Site {
     app: TestApp,
     token: String,
@@ -109,7 +112,7 @@ impl Site {
     }
 
     /// Each of these requests is refused with this status, code and field, and leaves no trace in the log.
-    pub(crate) async fn refuses(&self, refusals: &[(Method, &str, Option<Value>, u16, &str, Option<&str>)]) {
+    pub(crate) async fn refuses(&self, refusals: &[Refusal<'_>]) {
         let before = self.head().await;
         for (method, path, body, status, code, field) in refusals {
             let answer = self.call(method.clone(), path, body.as_ref()).await;

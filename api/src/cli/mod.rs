@@ -2,7 +2,7 @@
 //!
 //! Every subcommand works beside a running server and without one. With the embedded database it joins the cluster
 //! that a server keeps, or starts it for its own duration. Results go to standard output, everything else to standard
-//! error ([`output`]).
+//! error (`output`).
 
 mod admin;
 mod export;

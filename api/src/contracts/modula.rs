@@ -19,8 +19,8 @@ use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde::de::{Error as _, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
-use utoipa::openapi::RefOr;
 use utoipa::openapi::path::{Operation, ParameterIn, PathItem};
+use utoipa::openapi::{RefOr, Required};
 use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::{OpenApiRouter, UtoipaMethodRouter};
 
@@ -377,6 +377,18 @@ fn named_by_query(mut item: PathItem) -> PathItem {
     ];
     for operation in operations.into_iter().flatten() {
         in_query(operation);
+    }
+    // An update may be named by its body instead.
+    for parameter in item
+        .put
+        .iter_mut()
+        .flat_map(|operation| operation.parameters.iter_mut().flatten())
+    {
+        if let RefOr::T(parameter) = parameter
+            && parameter.name == "q"
+        {
+            parameter.required = Required::False;
+        }
     }
     item
 }

@@ -82,7 +82,7 @@ pub(crate) struct AuditBody {
 /// Search the audit trail, in the order of the log.
 ///
 /// Without `audit.read` only with `actor` naming the caller.
-#[utoipa::path(get, path = "/api/v1/audit", tag = "audit",
+#[utoipa::path(get, path = "/api/v1/audit", tag = "audit", security(("bearer" = []), ("cookie" = [])),
     params(
         ("after" = Option<u64>, Query, description = "Position after which to start; 0 when absent"),
         ("limit" = Option<u32>, Query, description = "1 to 1000; 100 when absent"),

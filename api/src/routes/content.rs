@@ -2,7 +2,7 @@
 //!
 //! Clients of the contract order nodes by writing four pointers. Here they are computed from the order the server keeps, so
 //! no update can leave one that leads nowhere; a pointer that a client writes otherwise than it is shown asks for a move
-//! ([`Pointers::wish`]).
+//! (`Pointers::wish`).
 
 use annals_commands::content::{self as commands, ContentDetails, ContentRecord, NewContent};
 use annals_domain::{
@@ -182,6 +182,8 @@ impl Pointers {
     /// The move of the node itself that a client asks for who was shown `self` and writes `wanted`.
     ///
     /// Another parent or previous sibling: after that sibling; without one first if there is to be a next one, else last.
+    /// No siblings at all under the same parent: whoever publishes or renames a node without copying its pointers does not
+    /// mean to reorder the page.
     /// Only another next sibling: before that one. A next sibling taken away asks for nothing, for that is how clients begin
     /// to move the next one.
     fn wish(self, wanted: Self) -> Option<Place> {
@@ -194,8 +196,7 @@ impl Pointers {
         match (wanted.prev_sibling_id, wanted.next_sibling_id) {
             (Some(content_id), _) => Some(Place::After { content_id }),
             (None, Some(_)) => Some(Place::First),
-            // Already last: an update without any pointers does not move a node to where it is.
-            (None, None) if wanted.parent_id == self.parent_id && self.next_sibling_id.is_none() => None,
+            (None, None) if wanted.parent_id == self.parent_id => None,
             (None, None) => Some(Place::Last),
         }
     }
@@ -209,7 +210,7 @@ impl Pointers {
 }
 
 /// List content nodes, by id.
-#[utoipa::path(get, path = "/api/v1/contentdata", tag = "content", params(Paging),
+#[utoipa::path(get, path = "/api/v1/contentdata", tag = "content", security(("bearer" = []), ("cookie" = [])), params(Paging),
     responses((status = 200, description = "An array, or a page of it when `limit` or `offset` is given", body = PageBody<ContentBody>),
         (status = "4XX", body = ProblemBody)))]
 pub(crate) async fn list_content(
@@ -225,7 +226,7 @@ pub(crate) async fn list_content(
 }
 
 /// Create a content node; last among its siblings unless a pointer says otherwise.
-#[utoipa::path(post, path = "/api/v1/contentdata", tag = "content", request_body = WriteContent,
+#[utoipa::path(post, path = "/api/v1/contentdata", tag = "content", security(("bearer" = []), ("cookie" = [])), request_body = WriteContent,
     responses((status = 201, body = ContentBody), (status = "4XX", body = ProblemBody)))]
 pub(crate) async fn create_content(
     State(app): State<AppState>,
@@ -237,7 +238,7 @@ pub(crate) async fn create_content(
 }
 
 /// Create a content node; the item path takes creations too, as the contract has it.
-#[utoipa::path(post, path = "/api/v1/contentdata/", tag = "content", request_body = WriteContent,
+#[utoipa::path(post, path = "/api/v1/contentdata/", tag = "content", security(("bearer" = []), ("cookie" = [])), request_body = WriteContent,
     responses((status = 201, body = ContentBody), (status = "4XX", body = ProblemBody)))]
 pub(crate) async fn create_content_at_item_path(
     State(app): State<AppState>,
@@ -249,7 +250,7 @@ pub(crate) async fn create_content_at_item_path(
 }
 
 /// Show a content node.
-#[utoipa::path(get, path = "/api/v1/contentdata/{id}", tag = "content", params(("id" = String, Path, description = "ULID or UUID")),
+#[utoipa::path(get, path = "/api/v1/contentdata/{id}", tag = "content", security(("bearer" = []), ("cookie" = [])), params(("id" = String, Path, description = "ULID or UUID")),
     responses((status = 200, body = ContentBody), (status = "4XX", body = ProblemBody)))]
 pub(crate) async fn get_content(
     State(app): State<AppState>,
@@ -262,7 +263,7 @@ pub(crate) async fn get_content(
 }
 
 /// Replace all details of a content node. A pointer written otherwise than shown asks for a move.
-#[utoipa::path(put, path = "/api/v1/contentdata/{id}", tag = "content", params(("id" = String, Path, description = "ULID or UUID")),
+#[utoipa::path(put, path = "/api/v1/contentdata/{id}", tag = "content", security(("bearer" = []), ("cookie" = [])), params(("id" = String, Path, description = "ULID or UUID")),
     request_body = WriteContent, responses((status = 200, body = ContentBody), (status = "4XX", body = ProblemBody)))]
 pub(crate) async fn change_content(
     State(app): State<AppState>,
@@ -299,7 +300,7 @@ pub(crate) async fn change_content(
 }
 
 /// Delete a content node with its values; its children stay, without a parent.
-#[utoipa::path(delete, path = "/api/v1/contentdata/{id}", tag = "content", params(("id" = String, Path, description = "ULID or UUID")),
+#[utoipa::path(delete, path = "/api/v1/contentdata/{id}", tag = "content", security(("bearer" = []), ("cookie" = [])), params(("id" = String, Path, description = "ULID or UUID")),
     responses((status = 200, description = "Deleted; no body"), (status = "4XX", body = ProblemBody)))]
 pub(crate) async fn delete_content(
     State(app): State<AppState>,
@@ -392,11 +393,11 @@ mod tests {
         assert_eq!(shown.wish(pointers(id(9), None, id(3))), Some(Place::First));
         assert_eq!(shown.wish(pointers(id(9), None, None)), Some(Place::Last));
         assert_eq!(shown.wish(pointers(None, None, None)), Some(Place::Last));
-        assert_eq!(shown.wish(pointers(id(1), None, None)), Some(Place::Last));
     }
 
     #[test]
-    fn an_update_without_pointers_leaves_the_last_node_last() {
+    fn an_update_without_siblings_leaves_a_node_where_it_is() {
+        assert_eq!(pointers(id(1), id(2), id(3)).wish(pointers(id(1), None, None)), None);
         assert_eq!(pointers(id(1), id(2), None).wish(pointers(id(1), None, None)), None);
         assert_eq!(pointers(id(1), None, None).wish(pointers(id(1), None, None)), None);
     }

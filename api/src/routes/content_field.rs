@@ -129,7 +129,7 @@ impl WriteContentField {
 }
 
 /// List field values, by id.
-#[utoipa::path(get, path = "/api/v1/contentfields", tag = "content", params(Paging),
+#[utoipa::path(get, path = "/api/v1/contentfields", tag = "content", security(("bearer" = []), ("cookie" = [])), params(Paging),
     responses((status = 200, description = "An array, or a page of it when `limit` or `offset` is given", body = PageBody<ContentFieldBody>),
         (status = "4XX", body = ProblemBody)))]
 pub(crate) async fn list_content_fields(
@@ -145,7 +145,7 @@ pub(crate) async fn list_content_fields(
 }
 
 /// Show a field value.
-#[utoipa::path(get, path = "/api/v1/contentfields/{id}", tag = "content", params(("id" = String, Path, description = "ULID or UUID")),
+#[utoipa::path(get, path = "/api/v1/contentfields/{id}", tag = "content", security(("bearer" = []), ("cookie" = [])), params(("id" = String, Path, description = "ULID or UUID")),
     responses((status = 200, body = ContentFieldBody), (status = "4XX", body = ProblemBody)))]
 pub(crate) async fn get_content_field(
     State(app): State<AppState>,
@@ -158,7 +158,7 @@ pub(crate) async fn get_content_field(
 }
 
 /// Create a field value of a content node.
-#[utoipa::path(post, path = "/api/v1/contentfields", tag = "content", request_body = WriteContentField,
+#[utoipa::path(post, path = "/api/v1/contentfields", tag = "content", security(("bearer" = []), ("cookie" = [])), request_body = WriteContentField,
     responses((status = 201, body = ContentFieldBody), (status = "4XX", body = ProblemBody)))]
 pub(crate) async fn create_content_field(
     State(app): State<AppState>,
@@ -174,7 +174,7 @@ pub(crate) async fn create_content_field(
 }
 
 /// Replace all details of a field value; another `content_data_id` moves it there.
-#[utoipa::path(put, path = "/api/v1/contentfields/{id}", tag = "content", params(("id" = String, Path, description = "ULID or UUID")),
+#[utoipa::path(put, path = "/api/v1/contentfields/{id}", tag = "content", security(("bearer" = []), ("cookie" = [])), params(("id" = String, Path, description = "ULID or UUID")),
     request_body = WriteContentField, responses((status = 200, body = ContentFieldBody), (status = "4XX", body = ProblemBody)))]
 pub(crate) async fn change_content_field(
     State(app): State<AppState>,
@@ -194,7 +194,7 @@ pub(crate) async fn change_content_field(
 }
 
 /// Delete a field value.
-#[utoipa::path(delete, path = "/api/v1/contentfields/{id}", tag = "content", params(("id" = String, Path, description = "ULID or UUID")),
+#[utoipa::path(delete, path = "/api/v1/contentfields/{id}", tag = "content", security(("bearer" = []), ("cookie" = [])), params(("id" = String, Path, description = "ULID or UUID")),
     responses((status = 200, description = "Deleted; no body"), (status = "4XX", body = ProblemBody)))]
 pub(crate) async fn delete_content_field(
     State(app): State<AppState>,

@@ -114,7 +114,7 @@ impl WriteDatatype {
 }
 
 /// List datatypes, by id.
-#[utoipa::path(get, path = "/api/v1/datatype", tag = "datatype", params(Paging),
+#[utoipa::path(get, path = "/api/v1/datatype", tag = "datatype", security(("bearer" = []), ("cookie" = [])), params(Paging),
     responses((status = 200, description = "An array, or a page of it when `limit` or `offset` is given", body = PageBody<DatatypeBody>),
         (status = "4XX", body = ProblemBody)))]
 pub(crate) async fn list_datatypes(
@@ -130,7 +130,7 @@ pub(crate) async fn list_datatypes(
 }
 
 /// Create a datatype.
-#[utoipa::path(post, path = "/api/v1/datatype", tag = "datatype", request_body = WriteDatatype,
+#[utoipa::path(post, path = "/api/v1/datatype", tag = "datatype", security(("bearer" = []), ("cookie" = [])), request_body = WriteDatatype,
     responses((status = 201, body = DatatypeBody), (status = "4XX", body = ProblemBody)))]
 pub(crate) async fn create_datatype(
     State(app): State<AppState>,
@@ -150,7 +150,7 @@ pub(crate) async fn create_datatype(
 }
 
 /// Show a datatype.
-#[utoipa::path(get, path = "/api/v1/datatype/{id}", tag = "datatype", params(("id" = String, Path, description = "ULID or UUID")),
+#[utoipa::path(get, path = "/api/v1/datatype/{id}", tag = "datatype", security(("bearer" = []), ("cookie" = [])), params(("id" = String, Path, description = "ULID or UUID")),
     responses((status = 200, body = DatatypeBody), (status = "4XX", body = ProblemBody)))]
 pub(crate) async fn get_datatype(
     State(app): State<AppState>,
@@ -166,7 +166,7 @@ pub(crate) async fn get_datatype(
 }
 
 /// Replace all details of a datatype.
-#[utoipa::path(put, path = "/api/v1/datatype/{id}", tag = "datatype", params(("id" = String, Path, description = "ULID or UUID")),
+#[utoipa::path(put, path = "/api/v1/datatype/{id}", tag = "datatype", security(("bearer" = []), ("cookie" = [])), params(("id" = String, Path, description = "ULID or UUID")),
     request_body = WriteDatatype, responses((status = 200, body = DatatypeBody), (status = "4XX", body = ProblemBody)))]
 pub(crate) async fn change_datatype(
     State(app): State<AppState>,
@@ -183,7 +183,7 @@ pub(crate) async fn change_datatype(
 }
 
 /// Delete a datatype with its attachments; content of it stays.
-#[utoipa::path(delete, path = "/api/v1/datatype/{id}", tag = "datatype", params(("id" = String, Path, description = "ULID or UUID")),
+#[utoipa::path(delete, path = "/api/v1/datatype/{id}", tag = "datatype", security(("bearer" = []), ("cookie" = [])), params(("id" = String, Path, description = "ULID or UUID")),
     responses((status = 200, description = "Deleted; no body"), (status = "4XX", body = ProblemBody)))]
 pub(crate) async fn delete_datatype(
     State(app): State<AppState>,
@@ -197,7 +197,7 @@ pub(crate) async fn delete_datatype(
 }
 
 /// Delete the datatype that the query names; the answer is the text `Deleted ID`.
-#[utoipa::path(delete, path = "/api/v1/datatype", tag = "datatype", params(("id" = String, Query, description = "ULID or UUID")),
+#[utoipa::path(delete, path = "/api/v1/datatype", tag = "datatype", security(("bearer" = []), ("cookie" = [])), params(("id" = String, Query, description = "ULID or UUID")),
     responses((status = 200, body = String, example = json!("Deleted 01H45NVB4PEX5VSKNK084SN02Q")), (status = "4XX", body = ProblemBody)))]
 pub(crate) async fn delete_datatype_by_id(
     State(app): State<AppState>,

@@ -102,7 +102,7 @@ pub(crate) struct AttachmentsOf {
 }
 
 /// List attachments, by id.
-#[utoipa::path(get, path = "/api/v1/datatypefields", tag = "datatype",
+#[utoipa::path(get, path = "/api/v1/datatypefields", tag = "datatype", security(("bearer" = []), ("cookie" = [])),
     params(
         ("datatype_id" = Option<String>, Query, description = "Those of one datatype"),
         ("field_id" = Option<String>, Query, description = "Those of one field"),
@@ -148,7 +148,7 @@ impl WriteDatatypeField {
 }
 
 /// Attach a field to a datatype.
-#[utoipa::path(post, path = "/api/v1/datatypefields", tag = "datatype", request_body = WriteDatatypeField,
+#[utoipa::path(post, path = "/api/v1/datatypefields", tag = "datatype", security(("bearer" = []), ("cookie" = [])), request_body = WriteDatatypeField,
     responses((status = 201, body = DatatypeFieldBody), (status = "4XX", body = ProblemBody)))]
 pub(crate) async fn create_datatype_field(
     State(app): State<AppState>,
@@ -168,7 +168,7 @@ pub(crate) async fn create_datatype_field(
 }
 
 /// Replace all details of an attachment.
-#[utoipa::path(put, path = "/api/v1/datatypefields/{id}", tag = "datatype", params(("id" = String, Path, description = "ULID or UUID")),
+#[utoipa::path(put, path = "/api/v1/datatypefields/{id}", tag = "datatype", security(("bearer" = []), ("cookie" = [])), params(("id" = String, Path, description = "ULID or UUID")),
     request_body = WriteDatatypeField, responses((status = 200, body = DatatypeFieldBody), (status = "4XX", body = ProblemBody)))]
 pub(crate) async fn change_datatype_field(
     State(app): State<AppState>,
@@ -184,7 +184,7 @@ pub(crate) async fn change_datatype_field(
 }
 
 /// Detach a field from a datatype.
-#[utoipa::path(delete, path = "/api/v1/datatypefields/{id}", tag = "datatype", params(("id" = String, Path, description = "ULID or UUID")),
+#[utoipa::path(delete, path = "/api/v1/datatypefields/{id}", tag = "datatype", security(("bearer" = []), ("cookie" = [])), params(("id" = String, Path, description = "ULID or UUID")),
     responses((status = 200, description = "Deleted; no body"), (status = "4XX", body = ProblemBody)))]
 pub(crate) async fn delete_datatype_field(
     State(app): State<AppState>,
@@ -197,7 +197,7 @@ pub(crate) async fn delete_datatype_field(
 }
 
 /// Detach the field that the query names; the answer is the text `Deleted ID`.
-#[utoipa::path(delete, path = "/api/v1/datatypefields", tag = "datatype", params(("id" = String, Query, description = "ULID or UUID")),
+#[utoipa::path(delete, path = "/api/v1/datatypefields", tag = "datatype", security(("bearer" = []), ("cookie" = [])), params(("id" = String, Query, description = "ULID or UUID")),
     responses((status = 200, body = String, example = json!("Deleted 01H45NVB4PEX5VSKNK084SN02Q")), (status = "4XX", body = ProblemBody)))]
 pub(crate) async fn delete_datatype_field_by_id(
     State(app): State<AppState>,

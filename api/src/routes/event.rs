@@ -86,7 +86,7 @@ pub(crate) struct EventsBody {
 /// Read the log, in order.
 ///
 /// Without `audit.read` only with `stream`, and only streams that the caller may see.
-#[utoipa::path(get, path = "/api/v1/events", tag = "audit",
+#[utoipa::path(get, path = "/api/v1/events", tag = "audit", security(("bearer" = []), ("cookie" = [])),
     params(
         ("after" = Option<u64>, Query, description = "Position after which to start; 0 when absent"),
         ("limit" = Option<u32>, Query, description = "1 to 1000; 100 when absent"),

@@ -136,7 +136,7 @@ impl WriteField {
 }
 
 /// List fields, by id.
-#[utoipa::path(get, path = "/api/v1/fields", tag = "field", params(Paging),
+#[utoipa::path(get, path = "/api/v1/fields", tag = "field", security(("bearer" = []), ("cookie" = [])), params(Paging),
     responses((status = 200, description = "An array, or a page of it when `limit` or `offset` is given", body = PageBody<FieldBody>),
         (status = "4XX", body = ProblemBody)))]
 pub(crate) async fn list_fields(
@@ -152,7 +152,7 @@ pub(crate) async fn list_fields(
 }
 
 /// Create a field.
-#[utoipa::path(post, path = "/api/v1/fields", tag = "field", request_body = WriteField,
+#[utoipa::path(post, path = "/api/v1/fields", tag = "field", security(("bearer" = []), ("cookie" = [])), request_body = WriteField,
     responses((status = 201, body = FieldBody), (status = "4XX", body = ProblemBody)))]
 pub(crate) async fn create_field(
     State(app): State<AppState>,
@@ -167,7 +167,7 @@ pub(crate) async fn create_field(
 }
 
 /// Show a field.
-#[utoipa::path(get, path = "/api/v1/fields/{id}", tag = "field", params(("id" = String, Path, description = "ULID or UUID")),
+#[utoipa::path(get, path = "/api/v1/fields/{id}", tag = "field", security(("bearer" = []), ("cookie" = [])), params(("id" = String, Path, description = "ULID or UUID")),
     responses((status = 200, body = FieldBody), (status = "4XX", body = ProblemBody)))]
 pub(crate) async fn get_field(
     State(app): State<AppState>,
@@ -183,7 +183,7 @@ pub(crate) async fn get_field(
 }
 
 /// Replace all details of a field.
-#[utoipa::path(put, path = "/api/v1/fields/{id}", tag = "field", params(("id" = String, Path, description = "ULID or UUID")),
+#[utoipa::path(put, path = "/api/v1/fields/{id}", tag = "field", security(("bearer" = []), ("cookie" = [])), params(("id" = String, Path, description = "ULID or UUID")),
     request_body = WriteField, responses((status = 200, body = FieldBody), (status = "4XX", body = ProblemBody)))]
 pub(crate) async fn change_field(
     State(app): State<AppState>,
@@ -200,7 +200,7 @@ pub(crate) async fn change_field(
 }
 
 /// Delete a field definition; values of it stay in content, undelivered.
-#[utoipa::path(delete, path = "/api/v1/fields/{id}", tag = "field", params(("id" = String, Path, description = "ULID or UUID")),
+#[utoipa::path(delete, path = "/api/v1/fields/{id}", tag = "field", security(("bearer" = []), ("cookie" = [])), params(("id" = String, Path, description = "ULID or UUID")),
     responses((status = 200, description = "Deleted; no body"), (status = "4XX", body = ProblemBody)))]
 pub(crate) async fn delete_field(
     State(app): State<AppState>,

@@ -1,4 +1,4 @@
-//! Handlers, one file for each noun. Each file's `router` lists its routes; [`crate::router`] lists the files.
+//! Handlers, one file for each noun. Each file's `router` lists its routes; `crate::router` lists the files.
 
 pub mod audit;
 pub mod auth;

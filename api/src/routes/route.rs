@@ -118,7 +118,7 @@ impl WriteRoute {
 }
 
 /// List routes, by slug.
-#[utoipa::path(get, path = "/api/v1/routes", tag = "route", params(Paging),
+#[utoipa::path(get, path = "/api/v1/routes", tag = "route", security(("bearer" = []), ("cookie" = [])), params(Paging),
     responses((status = 200, description = "An array, or a page of it when `limit` or `offset` is given", body = PageBody<RouteBody>),
         (status = "4XX", body = ProblemBody)))]
 pub(crate) async fn list_routes(
@@ -134,7 +134,7 @@ pub(crate) async fn list_routes(
 }
 
 /// Create a route.
-#[utoipa::path(post, path = "/api/v1/routes", tag = "route", request_body = WriteRoute,
+#[utoipa::path(post, path = "/api/v1/routes", tag = "route", security(("bearer" = []), ("cookie" = [])), request_body = WriteRoute,
     responses((status = 201, body = RouteBody), (status = "4XX", body = ProblemBody)))]
 pub(crate) async fn create_route(
     State(app): State<AppState>,
@@ -149,7 +149,7 @@ pub(crate) async fn create_route(
 }
 
 /// Show a route.
-#[utoipa::path(get, path = "/api/v1/routes/{id}", tag = "route", params(("id" = String, Path, description = "ULID or UUID")),
+#[utoipa::path(get, path = "/api/v1/routes/{id}", tag = "route", security(("bearer" = []), ("cookie" = [])), params(("id" = String, Path, description = "ULID or UUID")),
     responses((status = 200, body = RouteBody), (status = "4XX", body = ProblemBody)))]
 pub(crate) async fn get_route(
     State(app): State<AppState>,
@@ -165,7 +165,7 @@ pub(crate) async fn get_route(
 }
 
 /// Replace all details of a route, named by its id or by `slug_2`.
-#[utoipa::path(put, path = "/api/v1/routes/{id}", tag = "route", params(("id" = String, Path, description = "ULID or UUID")),
+#[utoipa::path(put, path = "/api/v1/routes/{id}", tag = "route", security(("bearer" = []), ("cookie" = [])), params(("id" = String, Path, description = "ULID or UUID")),
     request_body = WriteRoute, responses((status = 200, body = RouteBody), (status = "4XX", body = ProblemBody)))]
 pub(crate) async fn change_route(
     State(app): State<AppState>,
@@ -188,7 +188,7 @@ pub(crate) async fn change_route(
 }
 
 /// Delete a route; content under it stays.
-#[utoipa::path(delete, path = "/api/v1/routes/{id}", tag = "route", params(("id" = String, Path, description = "ULID or UUID")),
+#[utoipa::path(delete, path = "/api/v1/routes/{id}", tag = "route", security(("bearer" = []), ("cookie" = [])), params(("id" = String, Path, description = "ULID or UUID")),
     responses((status = 200, description = "Deleted; no body"), (status = "4XX", body = ProblemBody)))]
 pub(crate) async fn delete_route(
     State(app): State<AppState>,

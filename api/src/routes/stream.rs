@@ -36,7 +36,7 @@ pub(crate) struct StreamEventsBody {
 }
 
 /// List the events of one stream, in order.
-#[utoipa::path(get, path = "/api/v1/streams/{type}/{id}/events", tag = "audit",
+#[utoipa::path(get, path = "/api/v1/streams/{type}/{id}/events", tag = "audit", security(("bearer" = []), ("cookie" = [])),
     params(
         ("type" = String, Path, description = "Aggregate, such as `content`"),
         ("id" = String, Path, description = "ULID or UUID"),
@@ -82,7 +82,7 @@ pub(crate) struct StreamStateBody {
 }
 
 /// Show the state of a stream, folded from the log as it was.
-#[utoipa::path(get, path = "/api/v1/streams/{type}/{id}/state", tag = "audit",
+#[utoipa::path(get, path = "/api/v1/streams/{type}/{id}/state", tag = "audit", security(("bearer" = []), ("cookie" = [])),
     params(
         ("type" = String, Path, description = "Aggregate, such as `content`"),
         ("id" = String, Path, description = "ULID or UUID"),

@@ -134,10 +134,14 @@ fn serialized() -> Result<SerializedEvent> {
 /// # Errors
 /// Anything that keeps the measurement from being one.
 pub(crate) async fn run(store: &EventStore, owner: &PgPool, callers: &[usize], seconds: u64) -> Result<Vec<Row>> {
-    sqlx::raw_sql(BASELINE).execute(owner).await.context("tables of the baselines")?;
+    sqlx::raw_sql(BASELINE)
+        .execute(owner)
+        .await
+        .context("tables of the baselines")?;
     let warm_up = Duration::from_secs(1);
     let duration = Duration::from_secs(seconds);
-    let stock = Arc::new(PostgresEventRepository::new(owner.clone()).with_tables("baseline.events", "baseline.snapshots"));
+    let stock =
+        Arc::new(PostgresEventRepository::new(owner.clone()).with_tables("baseline.events", "baseline.snapshots"));
     let mut rows = Vec::with_capacity(callers.len());
     for &callers in callers {
         let annals = closed_loop(callers, warm_up, duration, |_| {

@@ -54,7 +54,8 @@ where
                 let asked = Instant::now();
                 call().await?;
                 if asked >= begin && !stop.load(Ordering::Relaxed) {
-                    latencies.saturating_record(u64::try_from(asked.elapsed().as_micros()).unwrap_or(LONGEST_US).max(1));
+                    latencies
+                        .saturating_record(u64::try_from(asked.elapsed().as_micros()).unwrap_or(LONGEST_US).max(1));
                 }
             }
             anyhow::Ok(latencies)
@@ -64,7 +65,8 @@ where
     stop.store(true, Ordering::Relaxed);
     let mut all = Histogram::<u64>::new_with_max(LONGEST_US, 3).context("bounds of the histogram")?;
     for one in loops {
-        all.add(one.await.context("a caller panicked")??).context("histograms of one shape")?;
+        all.add(one.await.context("a caller panicked")??)
+            .context("histograms of one shape")?;
     }
     #[expect(clippy::cast_precision_loss, reason = "answers of a few seconds are far below 2^52")]
     let per_second = all.len() as f64 / duration.as_secs_f64();

@@ -10,8 +10,8 @@ mod report;
 
 use std::io::Write as _;
 
-use annals_api::config::Config;
 use annals_api::App;
+use annals_api::config::Config;
 use annals_eventstore::Database;
 use annals_eventstore::database::{DatabaseOptions, DatabaseRole, Timeouts};
 use anyhow::{Context, Result};
@@ -61,7 +61,10 @@ struct Figures {
 #[tokio::main]
 async fn main() -> Result<()> {
     let arguments = Arguments::parse();
-    let folder = tempfile::Builder::new().prefix("annals-benches-").tempdir().context("a temporary folder")?;
+    let folder = tempfile::Builder::new()
+        .prefix("annals-benches-")
+        .tempdir()
+        .context("a temporary folder")?;
     let mut config = Config::defaults();
     config.data_dir = folder.path().join("data");
     config.listen = ([127, 0, 0, 1], 0).into();
@@ -84,7 +87,11 @@ async fn main() -> Result<()> {
     }
     owner.close().await?;
     app.stop().await.context("the application stops")?;
-    let text = if arguments.json { serde_json::to_string_pretty(&figures)? + "\n" } else { report::table(&figures) };
+    let text = if arguments.json {
+        serde_json::to_string_pretty(&figures)? + "\n"
+    } else {
+        report::table(&figures)
+    };
     std::io::stdout().lock().write_all(text.as_bytes())?;
     Ok(())
 }

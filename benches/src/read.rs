@@ -63,7 +63,11 @@ async fn measure(address: SocketAddr, seconds: u64) -> Result<Vec<Row>> {
         ("content by id", site.content.as_str(), Some(site.token.as_str())),
         ("page by slug", "/bench?format=clean", None),
     ] {
-        rows.push(compare(what, address, path, token, seconds).await.with_context(|| format!("reading {path}"))?);
+        rows.push(
+            compare(what, address, path, token, seconds)
+                .await
+                .with_context(|| format!("reading {path}"))?,
+        );
     }
     Ok(rows)
 }
@@ -92,17 +96,35 @@ impl Site {
             Ok(body)
         };
         let text = |body: &Value, member: &str| -> Result<String> {
-            body[member].as_str().map(str::to_owned).with_context(|| format!("no {member} in {body}"))
+            body[member]
+                .as_str()
+                .map(str::to_owned)
+                .with_context(|| format!("no {member} in {body}"))
         };
-        let account = json!({ "email": "bench@example.com", "password": "a long enough password", "full_name": "Ada Example" });
+        let account =
+            json!({ "email": "bench@example.com", "password": "a long enough password", "full_name": "Ada Example" });
         post("auth/register", None, account.clone()).await?;
         let token = text(&post("auth/login", None, account).await?, "access_token")?;
         let with = Some(token.as_str());
-        let page = text(&post("datatype", with, json!({ "label": "Page", "type": "ROOT" })).await?, "datatype_id")?;
-        let section = text(&post("datatype", with, json!({ "label": "Section", "type": "section" })).await?, "datatype_id")?;
+        let page = text(
+            &post("datatype", with, json!({ "label": "Page", "type": "ROOT" })).await?,
+            "datatype_id",
+        )?;
+        let section = text(
+            &post("datatype", with, json!({ "label": "Section", "type": "section" })).await?,
+            "datatype_id",
+        )?;
         let field = json!({ "label": "Title", "type": "text", "parent_id": page });
         let field = text(&post("fields", with, field).await?, "field_id")?;
-        let route = text(&post("routes", with, json!({ "slug": "/bench", "title": "Bench", "status": 1 })).await?, "route_id")?;
+        let route = text(
+            &post(
+                "routes",
+                with,
+                json!({ "slug": "/bench", "title": "Bench", "status": 1 }),
+            )
+            .await?,
+            "route_id",
+        )?;
         let root = json!({ "datatype_id": page, "route_id": route, "status": "published" });
         let root = text(&post("contentdata", with, root).await?, "content_data_id")?;
         let child = json!({ "datatype_id": section, "route_id": route, "parent_id": root, "status": "published" });
@@ -111,7 +133,10 @@ impl Site {
             let value = json!({ "content_data_id": node, "field_id": field, "route_id": route, "field_value": value });
             post("contentfields", with, value).await?;
         }
-        Ok(Self { content: format!("/api/v1/contentdata/?q={root}"), token })
+        Ok(Self {
+            content: format!("/api/v1/contentdata/?q={root}"),
+            token,
+        })
     }
 }
 
@@ -134,7 +159,13 @@ async fn compare(
     let annals = load(address, path, token, seconds).await?;
     let bare = load(bare_address, path, token, seconds).await?;
     server.abort();
-    Ok(Row { what, bytes: bytes.len(), to_bare: annals.per_second / bare.per_second, annals, bare })
+    Ok(Row {
+        what,
+        bytes: bytes.len(),
+        to_bare: annals.per_second / bare.per_second,
+        annals,
+        bare,
+    })
 }
 
 async fn load(address: SocketAddr, path: &str, token: Option<&str>, seconds: u64) -> Result<Measured> {
@@ -143,15 +174,20 @@ async fn load(address: SocketAddr, path: &str, token: Option<&str>, seconds: u64
         connections.push(Arc::new(Mutex::new(connect(address).await?)));
     }
     let request = request(path, token)?;
-    closed_loop(CALLERS, Duration::from_secs(1), Duration::from_secs(seconds), |number| {
-        let connection = Arc::clone(&connections[number]);
-        let request = request.clone();
-        move || {
-            let connection = Arc::clone(&connection);
+    closed_loop(
+        CALLERS,
+        Duration::from_secs(1),
+        Duration::from_secs(seconds),
+        |number| {
+            let connection = Arc::clone(&connections[number]);
             let request = request.clone();
-            async move { fetch(&mut *connection.lock().await, &request).await.map(drop) }
-        }
-    })
+            move || {
+                let connection = Arc::clone(&connection);
+                let request = request.clone();
+                async move { fetch(&mut *connection.lock().await, &request).await.map(drop) }
+            }
+        },
+    )
     .await
 }
 

@@ -73,7 +73,12 @@ pub(crate) async fn run(app: &App, events: u64) -> Result<Row> {
     let begin = Instant::now();
     annals_projections::rebuild(&caller, store, &Contents, RebuildOptions::default(), |_| {}).await?;
     let rebuilt_per_second = rate(events, begin);
-    Ok(Row { events, rebuilt_per_second, read_per_second, to_read: rebuilt_per_second / read_per_second })
+    Ok(Row {
+        events,
+        rebuilt_per_second,
+        read_per_second,
+        to_read: rebuilt_per_second / read_per_second,
+    })
 }
 
 #[expect(clippy::cast_precision_loss, reason = "a rate for people")]

@@ -17,7 +17,16 @@ pub(crate) fn table(figures: &Figures) -> String {
         let _ = writeln!(
             text,
             "\nappend, one event a command\n{:>8} {:>11} {:>11} {:>11} {:>9} {:>9} {:>9} {:>10} {:>11} {:>14}",
-            "callers", "annals/s", "stock/s", "inserts/s", "p50 us", "p99 us", "insert us", "x stock", "x inserts", "p50 x insert"
+            "callers",
+            "annals/s",
+            "stock/s",
+            "inserts/s",
+            "p50 us",
+            "p99 us",
+            "insert us",
+            "x stock",
+            "x inserts",
+            "p50 x insert"
         );
         for row in &figures.append {
             let _ = writeln!(

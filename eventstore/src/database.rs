@@ -305,7 +305,7 @@ impl fmt::Display for DatabaseKind {
                 write!(
                     f,
                     "embedded PostgreSQL {version} in {}, {how}; set DATABASE_URL for a server of your own \
-                     (`annals export` and `annals import log`, or pg_dump, move the data)",
+                     (pg_dump moves the data)",
                     folder.display()
                 )
             }

@@ -71,7 +71,16 @@ impl EventStore {
         let following = CancellationToken::new();
         subscription::follow(&database, &head, &following);
         let until_dropped = following.clone().drop_guard();
-        Self { inner: Arc::new(Inner { database, vault, writer, head, following, _until_dropped: until_dropped }) }
+        Self {
+            inner: Arc::new(Inner {
+                database,
+                vault,
+                writer,
+                head,
+                following,
+                _until_dropped: until_dropped,
+            }),
+        }
     }
 
     /// Commits: when this returns [`Appended`], the events are durable and in the log exactly once, at consecutive

@@ -24,7 +24,9 @@ impl Operation {
         let mut all = Vec::new();
         for (path, item) in document["paths"].as_object().unwrap() {
             for (method, operation) in item.as_object().unwrap() {
-                let Ok(method) = method.to_uppercase().parse::<Method>() else { continue };
+                let Ok(method) = method.to_uppercase().parse::<Method>() else {
+                    continue;
+                };
                 if ![Method::GET, Method::POST, Method::PUT, Method::DELETE].contains(&method) {
                     continue;
                 }
@@ -70,7 +72,9 @@ impl Operation {
 fn members(document: &Value, schema: &Value) -> Map<String, Value> {
     let mut all = Map::new();
     if let Some(reference) = schema["$ref"].as_str() {
-        let target = document.pointer(reference.trim_start_matches('#')).expect("references lead somewhere");
+        let target = document
+            .pointer(reference.trim_start_matches('#'))
+            .expect("references lead somewhere");
         all.append(&mut members(document, target));
     }
     for union in ["allOf", "anyOf", "oneOf"] {
@@ -93,7 +97,11 @@ struct Judge<'a> {
 impl Judge<'_> {
     async fn refuse(&self, method: &Method, path: &str, media_type: Option<&str>, body: Vec<u8>, what: &str) -> Value {
         let before = self.app.head().await;
-        let mut request = self.app.client().request(method.clone(), self.app.url(path)).bearer_auth(self.caller.token());
+        let mut request = self
+            .app
+            .client()
+            .request(method.clone(), self.app.url(path))
+            .bearer_auth(self.caller.token());
         if let Some(media_type) = media_type {
             request = request.header("content-type", media_type);
         }
@@ -117,18 +125,41 @@ impl Judge<'_> {
 async fn bodies_that_are_no_json_are_refused_everywhere() {
     let app = TestApp::new().await;
     let caller = app.administrator().await;
-    let judge = Judge { app: &app, caller: &caller };
+    let judge = Judge {
+        app: &app,
+        caller: &caller,
+    };
     for operation in Operation::all().iter().filter(|operation| operation.body.is_some()) {
         let path = operation.with(UNKNOWN[0]);
         for body in ["{", "{\"a\":}", "nonsense", "[1,2", "\u{feff}{}x"] {
-            judge.refuse(&operation.method, &path, Some("application/json"), body.into(), body).await;
+            judge
+                .refuse(&operation.method, &path, Some("application/json"), body.into(), body)
+                .await;
         }
         for body in ["[]", "\"text\"", "17", "true"] {
-            judge.refuse(&operation.method, &path, Some("application/json"), body.into(), body).await;
+            judge
+                .refuse(&operation.method, &path, Some("application/json"), body.into(), body)
+                .await;
         }
         let deep = format!("{}1{}", "[".repeat(10_000), "]".repeat(10_000));
-        judge.refuse(&operation.method, &path, Some("application/json"), deep.into_bytes(), "deep nesting").await;
-        judge.refuse(&operation.method, &path, Some("text/plain"), b"{\"a\":1}".to_vec(), "text/plain").await;
+        judge
+            .refuse(
+                &operation.method,
+                &path,
+                Some("application/json"),
+                deep.into_bytes(),
+                "deep nesting",
+            )
+            .await;
+        judge
+            .refuse(
+                &operation.method,
+                &path,
+                Some("text/plain"),
+                b"{\"a\":1}".to_vec(),
+                "text/plain",
+            )
+            .await;
     }
     app.finish().await;
 }
@@ -137,14 +168,23 @@ async fn bodies_that_are_no_json_are_refused_everywhere() {
 async fn members_of_the_wrong_type_are_refused_and_named() {
     let app = TestApp::new().await;
     let caller = app.administrator().await;
-    let judge = Judge { app: &app, caller: &caller };
+    let judge = Judge {
+        app: &app,
+        caller: &caller,
+    };
     for operation in Operation::all() {
         let Some(members) = &operation.body else { continue };
         let path = operation.with(UNKNOWN[0]);
         for name in members.keys() {
             let wrong = json!({ name.as_str(): { "$no": ["such", "type"] } });
             let body = judge
-                .refuse(&operation.method, &path, Some("application/json"), wrong.to_string().into_bytes(), name)
+                .refuse(
+                    &operation.method,
+                    &path,
+                    Some("application/json"),
+                    wrong.to_string().into_bytes(),
+                    name,
+                )
                 .await;
             if !operation.is_django() {
                 assert!(
@@ -155,7 +195,15 @@ async fn members_of_the_wrong_type_are_refused_and_named() {
             }
             for (what, value) in [("NUL", "a\u{0}b".to_owned()), ("too much", "x".repeat(2 << 20))] {
                 let body = json!({ name.as_str(): value }).to_string().into_bytes();
-                judge.refuse(&operation.method, &path, Some("application/json"), body, &format!("{what} in {name}")).await;
+                judge
+                    .refuse(
+                        &operation.method,
+                        &path,
+                        Some("application/json"),
+                        body,
+                        &format!("{what} in {name}"),
+                    )
+                    .await;
             }
         }
     }
@@ -166,14 +214,28 @@ async fn members_of_the_wrong_type_are_refused_and_named() {
 async fn ids_of_nothing_are_refused_in_both_forms() {
     let app = TestApp::new().await;
     let caller = app.administrator().await;
-    let judge = Judge { app: &app, caller: &caller };
+    let judge = Judge {
+        app: &app,
+        caller: &caller,
+    };
     for operation in Operation::all().iter().filter(|operation| operation.has_id()) {
-        for id in [UNKNOWN[0], UNKNOWN[1], "1", "%00", "not-an-id", "01890a5d-ac96-774b-bcce-b302099a805Z"] {
+        for id in [
+            UNKNOWN[0],
+            UNKNOWN[1],
+            "1",
+            "%00",
+            "not-an-id",
+            "01890a5d-ac96-774b-bcce-b302099a805Z",
+        ] {
             let mut path = operation.with(id);
             if !operation.path.contains("{id}") {
                 path = format!("{path}?q={id}");
             }
-            let body = if operation.body.is_some() { b"{}".to_vec() } else { Vec::new() };
+            let body = if operation.body.is_some() {
+                b"{}".to_vec()
+            } else {
+                Vec::new()
+            };
             let media_type = operation.body.is_some().then_some("application/json");
             judge.refuse(&operation.method, &path, media_type, body, id).await;
         }
@@ -207,7 +269,10 @@ async fn nobody_writes_without_an_account() {
     const OPEN: &[&str] = &["/register", "/login", "/refresh", "/logout", "/verify"];
     let app = TestApp::new().await;
     for operation in Operation::all().iter().filter(|operation| operation.writes()) {
-        if OPEN.iter().any(|open| operation.path.trim_end_matches('/').ends_with(open)) {
+        if OPEN
+            .iter()
+            .any(|open| operation.path.trim_end_matches('/').ends_with(open))
+        {
             continue;
         }
         let before = app.head().await;
@@ -219,7 +284,13 @@ async fn nobody_writes_without_an_account() {
             .send()
             .await
             .expect("an answer");
-        assert_eq!(answer.status(), StatusCode::UNAUTHORIZED, "{} {}", operation.method, operation.path);
+        assert_eq!(
+            answer.status(),
+            StatusCode::UNAUTHORIZED,
+            "{} {}",
+            operation.method,
+            operation.path
+        );
         assert_eq!(app.head().await, before);
     }
     app.finish().await;

@@ -3,7 +3,10 @@
 //! The server runs as its own process with its embedded database, fsync on. Rounds: `ANNALS_TEST_KILL_ROUNDS`
 //! (default [`DEFAULT_ROUNDS`]); even rounds kill the server, odd ones the database under it.
 
-#![allow(clippy::print_stderr, reason = "what the server under test says is worth seeing when the test fails")]
+#![allow(
+    clippy::print_stderr,
+    reason = "what the server under test says is worth seeing when the test fails"
+)]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead, BufReader};
@@ -58,7 +61,9 @@ impl Server {
     fn start(data: &Path) -> Self {
         // Two processes could be given the same port between here and the server's own bind; then the start fails
         // and the test with it, which is better than a port that nobody knows.
-        let address = TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr()).expect("a free port");
+        let address = TcpListener::bind("127.0.0.1:0")
+            .and_then(|free| free.local_addr())
+            .expect("a free port");
         let mut child = Self::command(data)
             .arg("serve")
             .env("ANNALS_LISTEN", address.to_string())
@@ -113,9 +118,16 @@ impl Drop for Server {
 /// The process id of the embedded PostgreSQL, from its own pid file.
 fn postmaster(data: &Path) -> i32 {
     let file = data.join("annals-data/postgres/data/postmaster.pid");
-    let file = if file.exists() { file } else { find(&data.join("annals-data"), "postmaster.pid").expect("a pid file") };
+    let file = if file.exists() {
+        file
+    } else {
+        find(&data.join("annals-data"), "postmaster.pid").expect("a pid file")
+    };
     let text = std::fs::read_to_string(file).expect("the pid file is readable");
-    text.lines().next().and_then(|line| line.trim().parse().ok()).expect("a process id")
+    text.lines()
+        .next()
+        .and_then(|line| line.trim().parse().ok())
+        .expect("a process id")
 }
 
 fn find(folder: &Path, name: &str) -> Option<PathBuf> {
@@ -134,10 +146,17 @@ fn find(folder: &Path, name: &str) -> Option<PathBuf> {
 
 /// Runs a subcommand to its end and gives its exit code and standard output.
 fn run(data: &Path, arguments: &[&str]) -> (i32, String) {
-    let output = Server::command(data).args(arguments).output().expect("the subcommand runs");
+    let output = Server::command(data)
+        .args(arguments)
+        .output()
+        .expect("the subcommand runs");
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     if !output.status.success() {
-        eprintln!("{arguments:?}: {}\n{}", output.status, String::from_utf8_lossy(&output.stderr));
+        eprintln!(
+            "{arguments:?}: {}\n{}",
+            output.status,
+            String::from_utf8_lossy(&output.stderr)
+        );
     }
     (output.status.code().unwrap_or(-1), text)
 }
@@ -190,11 +209,14 @@ impl Write {
                 "full_name": "Ada Example",
                 "organization_name": "Example & Co",
             })),
-            Self::Content(id) => client.post(format!("{server}/api/v1/datatype")).bearer_auth(token).json(&json!({
-                "datatype_id": id,
-                "label": "Page",
-                "type": "ROOT",
-            })),
+            Self::Content(id) => client
+                .post(format!("{server}/api/v1/datatype"))
+                .bearer_auth(token)
+                .json(&json!({
+                    "datatype_id": id,
+                    "label": "Page",
+                    "type": "ROOT",
+                })),
         };
         request.send().await.ok().map(|answer| answer.status())
     }
@@ -202,10 +224,17 @@ impl Write {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn acknowledged_writes_survive_kills_exactly_once() {
-    let rounds = std::env::var("ANNALS_TEST_KILL_ROUNDS").ok().and_then(|text| text.parse().ok()).unwrap_or(DEFAULT_ROUNDS);
+    let rounds = std::env::var("ANNALS_TEST_KILL_ROUNDS")
+        .ok()
+        .and_then(|text| text.parse().ok())
+        .unwrap_or(DEFAULT_ROUNDS);
     let folder = annals_tests::reachable_folder();
     let data = folder.path();
-    let client = annals_tests::client().timeout(Duration::from_secs(30)).pool_max_idle_per_host(64).build().expect("a client");
+    let client = annals_tests::client()
+        .timeout(Duration::from_secs(30))
+        .pool_max_idle_per_host(64)
+        .build()
+        .expect("a client");
     let mut acknowledged: BTreeSet<Write> = BTreeSet::new();
     let mut sent: BTreeSet<Write> = BTreeSet::new();
     let mut server = Server::start(data);
@@ -269,12 +298,20 @@ fn check(log: &[Value], acknowledged: &BTreeSet<Write>, sent: &BTreeSet<Write>) 
     let mut found: BTreeMap<Write, usize> = BTreeMap::new();
     let mut by_command: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
     for (index, event) in log.iter().enumerate() {
-        assert_eq!(event["position"].as_u64(), Some(index as u64 + 1), "positions are dense");
+        assert_eq!(
+            event["position"].as_u64(),
+            Some(index as u64 + 1),
+            "positions are dense"
+        );
         let kind = event["event_type"].as_str().expect("a type");
-        let command = event["command_id"].as_str().or_else(|| event["metadata"]["command_id"].as_str());
+        let command = event["command_id"]
+            .as_str()
+            .or_else(|| event["metadata"]["command_id"].as_str());
         by_command.entry(command.expect("a command id")).or_default().push(kind);
         let write = match kind {
-            "user.registered" => Write::Registration(event["payload"]["email"].as_str().expect("an address").to_owned()),
+            "user.registered" => {
+                Write::Registration(event["payload"]["email"].as_str().expect("an address").to_owned())
+            }
             "datatype.created" => {
                 let stream = event["stream"].as_str().expect("a stream");
                 Write::Content(stream.rsplit('/').next().expect("an id").to_owned())
@@ -291,7 +328,10 @@ fn check(log: &[Value], acknowledged: &BTreeSet<Write>, sent: &BTreeSet<Write>) 
         );
     }
     for write in acknowledged {
-        assert!(found.contains_key(write), "{write:?} was acknowledged and is not in the log");
+        assert!(
+            found.contains_key(write),
+            "{write:?} was acknowledged and is not in the log"
+        );
     }
     for (command, kinds) in by_command {
         if kinds.contains(&"user.registered") && kinds.contains(&"organization.founded") {
@@ -300,5 +340,8 @@ fn check(log: &[Value], acknowledged: &BTreeSet<Write>, sent: &BTreeSet<Write>) 
             }
         }
     }
-    assert!(acknowledged.len() >= ACKNOWLEDGED_BEFORE_KILL, "the test has seen work under way");
+    assert!(
+        acknowledged.len() >= ACKNOWLEDGED_BEFORE_KILL,
+        "the test has seen work under way"
+    );
 }

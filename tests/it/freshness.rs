@@ -15,8 +15,13 @@ async fn a_write_is_seen_by_the_reads_that_follow_it() {
     let app = TestApp::new().await;
     let caller = app.administrator().await;
     let get = async |path: String| -> Value {
-        let answer =
-            app.client().get(app.url(&path)).bearer_auth(caller.token()).send().await.expect("an answer");
+        let answer = app
+            .client()
+            .get(app.url(&path))
+            .bearer_auth(caller.token())
+            .send()
+            .await
+            .expect("an answer");
         assert_eq!(answer.status(), StatusCode::OK, "{path}");
         answer.json().await.expect("a JSON body")
     };
@@ -34,7 +39,11 @@ async fn a_write_is_seen_by_the_reads_that_follow_it() {
         assert!(answer.headers().contains_key("event-position"));
         let created: Value = answer.json().await.expect("a JSON body");
         let id = created["datatype_id"].as_str().expect("an id");
-        assert_eq!(get(format!("/api/v1/datatype/?q={id}")).await, created, "write {number}");
+        assert_eq!(
+            get(format!("/api/v1/datatype/?q={id}")).await,
+            created,
+            "write {number}"
+        );
         let page = get("/api/v1/datatype?limit=1&offset=0".to_owned()).await;
         assert_eq!(page["total"], number + 1, "write {number}");
     }
@@ -60,13 +69,24 @@ async fn of_two_registrations_of_one_address_one_wins() {
                 .expect("an answer");
             (answer.status(), answer.json().await.expect("a JSON body"))
         };
-        let answers =
-            join_all([register(format!("ada{race}@example.com")), register(format!("ADA{race}@Example.COM"))]).await;
-        let won = answers.iter().filter(|(status, _)| *status == StatusCode::CREATED).count();
+        let answers = join_all([
+            register(format!("ada{race}@example.com")),
+            register(format!("ADA{race}@Example.COM")),
+        ])
+        .await;
+        let won = answers
+            .iter()
+            .filter(|(status, _)| *status == StatusCode::CREATED)
+            .count();
         assert_eq!(won, 1, "race {race}: {answers:?}");
-        let (status, lost) =
-            answers.iter().find(|(status, _)| *status != StatusCode::CREATED).expect("somebody has lost");
-        assert_eq!((*status, &lost["error"]["code"]), (StatusCode::CONFLICT, &json!("AUTH_EMAIL_EXISTS")));
+        let (status, lost) = answers
+            .iter()
+            .find(|(status, _)| *status != StatusCode::CREATED)
+            .expect("somebody has lost");
+        assert_eq!(
+            (*status, &lost["error"]["code"]),
+            (StatusCode::CONFLICT, &json!("AUTH_EMAIL_EXISTS"))
+        );
     }
     app.finish().await;
 }

@@ -675,14 +675,7 @@ async fn the_audit_trail_has_every_event_and_answers_every_filter() {
         .await,
         [1, 4]
     );
-    assert_eq!(
-        query(AuditFilter {
-            stream,
-            ..by()
-        })
-        .await,
-        [2, 3]
-    );
+    assert_eq!(query(AuditFilter { stream, ..by() }).await, [2, 3]);
     let elsewhere = AuditFilter {
         stream,
         aggregate_type: Some("user".to_owned()),

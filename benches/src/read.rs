@@ -101,8 +101,7 @@ impl Site {
                 .map(str::to_owned)
                 .with_context(|| format!("no {member} in {body}"))
         };
-        let account =
-            json!({ "email": "bench@example.com", "password": "a long enough password", "full_name": "Ada Example" });
+        let account = json!({ "email": "bench@example.com", "password": "a long enough password", "full_name": "Ada Example", "organization_name": "Example & Co" });
         post("auth/register", None, account.clone()).await?;
         let token = text(&post("auth/login", None, account).await?, "access_token")?;
         let with = Some(token.as_str());

@@ -45,6 +45,12 @@ const RELEASE: &str = "
     where owner = $1
 ";
 
+const RELEASE_SOME: &str = "
+    update log.checkpoints
+    set owner = null, lease_until = null
+    where owner = $1 and projection = any($2)
+";
+
 const LOAD: &str = "
     select *
     from log.checkpoints
@@ -211,6 +217,19 @@ pub async fn renew(
 /// [`StoreError::Database`].
 pub async fn release(pool: &PgPool, owner: &str) -> Result<(), StoreError> {
     sqlx::query(RELEASE).bind(owner).execute(pool).await?;
+    Ok(())
+}
+
+/// Gives the leases of `owner` on `projections` back, as far as it holds them.
+///
+/// # Errors
+/// [`StoreError::Database`].
+pub async fn release_some(pool: &PgPool, owner: &str, projections: &[&str]) -> Result<(), StoreError> {
+    sqlx::query(RELEASE_SOME)
+        .bind(owner)
+        .bind(projections)
+        .execute(pool)
+        .await?;
     Ok(())
 }
 

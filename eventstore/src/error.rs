@@ -33,9 +33,19 @@ pub enum StoreError {
     /// Keys made for a commit were lost with a crash of the database before the commit was written.
     #[error("keys were lost with the connection")]
     KeysLost,
-    /// Keys could not be had, or a sealed value did not open.
+    /// Keys could not be made, or a sealed value did not open. Never a [`VaultError::Database`].
     #[error(transparent)]
-    Vault(#[from] VaultError),
+    Vault(VaultError),
+}
+
+/// A fault of the database is one wherever it was met: no event is to blame for it.
+impl From<VaultError> for StoreError {
+    fn from(error: VaultError) -> Self {
+        match error {
+            VaultError::Database(error) => Self::Database(error),
+            error => Self::Vault(error),
+        }
+    }
 }
 
 impl StoreError {

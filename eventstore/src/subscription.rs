@@ -75,10 +75,13 @@ async fn hear(database: &Database, head: &watch::Sender<Position>) -> Result<(),
     listener.listen(CHANNEL).await?;
     loop {
         match listener.try_recv().await? {
-            Some(notification) => match notification.payload().parse() {
-                Ok(position) => raise(head, position),
-                Err(_) => look(database, head).await,
-            },
+            // What this process already knows of. Anybody can notify anything, so that the rest is looked up.
+            Some(notification)
+                if notification
+                    .payload()
+                    .parse::<Position>()
+                    .is_ok_and(|position| position <= *head.borrow()) => {}
+            Some(_) => look(database, head).await,
             // Reconnected; whatever was said in between is lost.
             None => look(database, head).await,
         }

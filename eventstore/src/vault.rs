@@ -341,8 +341,8 @@ impl Vault {
         self.inner.generation.load(Ordering::Acquire)
     }
 
-    /// To be called when the writer's connection was lost: the database may have crashed, and keys that were not yet
-    /// durable with it. Commands sealed before must be replanted.
+    /// To be called when the writer's connection was lost, and when it has a new one: the database may have crashed,
+    /// and keys that were not yet durable with it. Commands sealed before must be replanted.
     pub(crate) fn distrust_keys(&self) {
         self.inner.generation.fetch_add(1, Ordering::AcqRel);
     }

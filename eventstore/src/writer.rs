@@ -298,6 +298,8 @@ impl Writer {
                         rollbacks += 1;
                         continue;
                     }
+                    // Whether it was carried out before can still be found out.
+                    Verdict::Repeat | Verdict::Busy if attempt.in_doubt => error,
                     Verdict::OneByOne if attempt.batch.len() > 1 => {
                         tracing::error!(
                             commands = attempt.batch.len(),
@@ -312,7 +314,8 @@ impl Writer {
                     }
                 },
             };
-            // A connection that can be had but does not last must not keep everybody waiting for ever.
+            // A connection that can be had but does not last, or a lock that is never had, must not keep everybody
+            // waiting for ever.
             if Instant::now() + pause >= give_up {
                 attempt.fail(error);
                 return None;
@@ -327,7 +330,12 @@ impl Writer {
         let mut pause = FIRST_PAUSE;
         while self.connection.is_none() {
             match self.database.connect_dedicated(Timeouts::APPEND).await {
-                Ok(connection) => self.connection = Some(connection),
+                Ok(connection) => {
+                    self.connection = Some(connection);
+                    // A crash before this connection, of which it says nothing, may have lost keys. Once for each
+                    // connection: what waits is replanted with its first batch, what comes later is sealed anew.
+                    self.vault.distrust_keys();
+                }
                 Err(error) if Instant::now() + pause >= give_up => return Err(error.into()),
                 Err(error) => {
                     tracing::warn!(
@@ -363,7 +371,7 @@ impl Writer {
         Attempt { batch, in_doubt: false }.answer(&error);
     }
 
-    /// Puts back the keys that commands were sealed with before the connection was last lost, and refuses commands
+    /// Puts back the keys that commands were sealed with before the connection was made, and refuses commands
     /// whose keys are no longer the stored ones: what they would write could never be opened.
     async fn replant(&mut self, attempt: &mut Attempt) -> Result<(), sqlx::Error> {
         let generation = self.vault.generation();

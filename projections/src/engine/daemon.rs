@@ -64,6 +64,9 @@ struct Model {
     limit: usize,
     failures: u32,
     retry_at: Instant,
+    /// This program cannot read the event that comes next, so it does not lead before `retry_at`: a newer program on
+    /// the same database may be able to.
+    is_unreadable: bool,
 }
 
 enum Role {
@@ -131,6 +134,7 @@ impl Daemon {
                 limit: options.batch_events,
                 failures: 0,
                 retry_at: Instant::now(),
+                is_unreadable: false,
             })
             .collect();
         let head = store.head_changes();
@@ -161,7 +165,7 @@ impl Daemon {
         while !end.is_cancelled() {
             head.mark_unchanged();
             let now = Instant::now();
-            if now >= renew_at {
+            if self.readmit(now) || now >= renew_at {
                 renew_at = now + renew_every;
                 match self.tend_leases().await {
                     Ok(()) => self.back(),
@@ -233,7 +237,11 @@ impl Daemon {
     /// Moves models that stand at `from` by one batch: all at once, and when that fails, each by itself.
     async fn move_group(&mut self, group: &[usize], from: Position, limit: usize) -> bool {
         let batch = match self.store.read_after(from, limit).await {
-            Ok(batch) if batch.is_empty() => return false,
+            Ok(batch) if batch.is_empty() => {
+                // The head promised more than there is: the log was set back. It must not be asked without a pause.
+                self.pause(group);
+                return false;
+            }
             Ok(batch) => batch,
             Err(StoreError::Database(error)) => {
                 self.away(&error.into());
@@ -244,6 +252,9 @@ impl Daemon {
                 // The first event after `from` cannot be read, so nobody gets past it.
                 for index in group {
                     self.failed(*index, 1, from.next(), &error).await;
+                }
+                if matches!(error, StoreError::Decode { .. }) {
+                    self.let_go(group).await;
                 }
                 return false;
             }
@@ -418,9 +429,40 @@ impl Daemon {
         let head = *self.head.borrow();
         self.models
             .iter()
-            .filter(|model| model.epoch().is_some() && model.position < head)
+            .filter(|model| model.is_unreadable || model.epoch().is_some() && model.position < head)
             .map(|model| model.retry_at)
             .min()
+    }
+
+    /// Gives back the leases of models whose next event this program cannot read.
+    async fn let_go(&mut self, group: &[usize]) {
+        for index in group {
+            let model = &mut self.models[*index];
+            model.role = Role::Standby;
+            model.is_unreadable = true;
+        }
+        let names: Vec<&str> = group.iter().map(|index| self.models[*index].name()).collect();
+        let database = self.store.database().clone();
+        // Not given back, they run out: nobody renews them.
+        let released = match checkpoint::release_some(database.pool(), &self.options.owner, &names).await {
+            Ok(()) => self.look_elsewhere().await,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = released {
+            self.away(&error);
+        }
+    }
+
+    /// Lets models try for their leases again whose wait is over. Returns whether there are any.
+    fn readmit(&mut self, now: Instant) -> bool {
+        let mut any = false;
+        for model in &mut self.models {
+            if model.is_unreadable && model.retry_at <= now {
+                model.is_unreadable = false;
+                any = true;
+            }
+        }
+        any
     }
 
     /// Renews what this process leads and tries to take what nobody does.
@@ -439,7 +481,7 @@ impl Daemon {
         };
         let lost: Vec<usize> = (0..self.models.len())
             .filter(|index| match self.models[*index].role {
-                Role::Standby => true,
+                Role::Standby => !self.models[*index].is_unreadable,
                 // Its own switch gives the lease back, and then it reports.
                 Role::Rebuilding(_) => false,
                 Role::Leading(_) => !renewed.iter().any(|name| name == self.models[*index].name()),
@@ -540,6 +582,7 @@ impl Daemon {
             tracing::warn!(projection = model.name(), "another process leads the read model now");
         }
         model.role = Role::Standby;
+        model.is_unreadable = false;
         model.failures = 0;
         model.limit = self.options.batch_events;
         self.board.update(model.name(), |seen| {
@@ -563,6 +606,8 @@ impl Daemon {
         let wait = self.options.retry_first.saturating_mul(1 << model.failures.min(16));
         model.failures = model.failures.saturating_add(1);
         model.retry_at = Instant::now() + wait.min(self.options.retry_longest);
+        // The lease runs out meanwhile.
+        model.is_unreadable = matches!(error, RebuildError::Log(StoreError::Decode { .. }));
         let text = chain(&error);
         tracing::error!(
             projection = model.name(),

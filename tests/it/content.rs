@@ -174,6 +174,12 @@ async fn written_pointers_move_nodes() {
         "only the next one was taken away"
     );
     edit(&site, &c, json!({"prev_sibling_id": null, "next_sibling_id": null})).await;
+    assert_eq!(
+        children(&site, &parent).await,
+        [&*b, &c, &a],
+        "no siblings named, no place asked for"
+    );
+    edit(&site, &c, json!({"prev_sibling_id": a, "next_sibling_id": null})).await;
     assert_eq!(children(&site, &parent).await, [&*b, &a, &c]);
     let shown = edit(&site, &parent, json!({"first_child_id": c})).await;
     assert_eq!(shown["first_child_id"], c);

@@ -1,14 +1,16 @@
 //! JSON bodies: media type, size, depth, NUL, syntax and shape, each refused in its own words.
 
 use std::borrow::Cow;
+use std::collections::BTreeSet;
+use std::fmt;
 
 use axum::extract::{FromRequest, Request};
 use axum::http::header::CONTENT_TYPE;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
-use serde::Serialize;
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::app::AppState;
@@ -98,6 +100,7 @@ fn must_be_json(headers: &HeaderMap) -> Result<(), Problem> {
 /// Parses with the checks that serde does not make.
 pub(crate) fn parse<T: DeserializeOwned>(bytes: &Bytes, max_depth: usize) -> Result<T, Problem> {
     check_text(bytes, max_depth)?;
+    check_members(bytes)?;
     let mut deserializer = serde_json::Deserializer::from_slice(bytes);
     let value = serde_path_to_error::deserialize(&mut deserializer).map_err(|error| refusal(&error))?;
     deserializer.end().map_err(|error| syntax(&error))?;
@@ -112,11 +115,7 @@ pub(crate) fn check_text(bytes: &[u8], max_depth: usize) -> Result<(), Problem> 
         match (in_string, byte) {
             (true, b'\\') => {
                 if bytes.get(at + 1..at + 6) == Some(b"u0000") {
-                    return Err(Problem::new(
-                        StatusCode::BAD_REQUEST,
-                        "VALIDATION_ERROR",
-                        "Text must not contain the character NUL.",
-                    ));
+                    return Err(nul(bytes));
                 }
                 at += 1; // whatever is escaped is no quote
             }
@@ -135,6 +134,108 @@ pub(crate) fn check_text(bytes: &[u8], max_depth: usize) -> Result<(), Problem> 
         at += 1;
     }
     Ok(())
+}
+
+/// The refusal of a body that holds NUL somewhere, naming the member when the body can be read at all.
+fn nul(bytes: &[u8]) -> Problem {
+    let problem = Problem::new(
+        StatusCode::BAD_REQUEST,
+        "VALIDATION_ERROR",
+        "Text must not contain the character NUL.",
+    );
+    match serde_json::from_slice(bytes).ok().and_then(|body| with_nul(&body)) {
+        Some(path) if !path.is_empty() => problem.on(path),
+        _ => problem,
+    }
+}
+
+/// Where in a value NUL stands first: member names and positions joined by dots.
+fn with_nul(value: &Value) -> Option<String> {
+    let below = |name: String, value: &Value| {
+        with_nul(value).map(|path| {
+            if path.is_empty() {
+                name.clone()
+            } else {
+                format!("{name}.{path}")
+            }
+        })
+    };
+    match value {
+        Value::String(text) => text.contains('\0').then(String::new),
+        Value::Array(values) => values
+            .iter()
+            .enumerate()
+            .find_map(|(index, value)| below(index.to_string(), value)),
+        Value::Object(members) => members
+            .iter()
+            .find_map(|(name, value)| below(name.replace('\0', ""), value)),
+        _ => None,
+    }
+}
+
+/// No object says a member twice. serde_json keeps the last one of an untyped object, a gateway in front may keep the first.
+fn check_members(bytes: &[u8]) -> Result<(), Problem> {
+    let mut deserializer = serde_json::Deserializer::from_slice(bytes);
+    serde_path_to_error::deserialize::<_, Unrepeated>(&mut deserializer)
+        .map(drop)
+        .map_err(|error| refusal(&error))
+}
+
+/// Any JSON value without repeated members; holds nothing.
+struct Unrepeated;
+
+impl<'de> Deserialize<'de> for Unrepeated {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(Self)
+    }
+}
+
+impl<'de> Visitor<'de> for Unrepeated {
+    type Value = Self;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a JSON value")
+    }
+
+    fn visit_bool<E>(self, _: bool) -> Result<Self, E> {
+        Ok(self)
+    }
+
+    fn visit_i64<E>(self, _: i64) -> Result<Self, E> {
+        Ok(self)
+    }
+
+    fn visit_u64<E>(self, _: u64) -> Result<Self, E> {
+        Ok(self)
+    }
+
+    fn visit_f64<E>(self, _: f64) -> Result<Self, E> {
+        Ok(self)
+    }
+
+    fn visit_str<E>(self, _: &str) -> Result<Self, E> {
+        Ok(self)
+    }
+
+    fn visit_unit<E>(self) -> Result<Self, E> {
+        Ok(self)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut values: A) -> Result<Self, A::Error> {
+        while values.next_element::<Self>()?.is_some() {}
+        Ok(self)
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<Self, A::Error> {
+        let mut seen = BTreeSet::new();
+        while let Some(name) = members.next_key::<String>()? {
+            members.next_value::<Self>()?;
+            if let Some(name) = seen.replace(name) {
+                return Err(A::Error::custom(format_args!("duplicate field `{name}`")));
+            }
+        }
+        Ok(self)
+    }
 }
 
 fn syntax(error: &serde_json::Error) -> Problem {

@@ -1,5 +1,5 @@
 //! Format `clean`: one object a node, members named by the camel-cased field labels, values typed by the field's type,
-//! children in a list named after their datatype. Absent ids and times are `null`, and so is an empty value.
+//! children in a list named after their datatype. Absent ids and times are `null`; an empty value is empty text, or `false`.
 
 use std::collections::HashSet;
 
@@ -120,8 +120,10 @@ fn plural(word: &str) -> String {
     }
 }
 
+/// Below this, every whole number has a float of its own: 2^53.
+const WHOLE: f64 = 9_007_199_254_740_992.0;
+
 enum Typed<'a> {
-    Absent,
     Boolean(bool),
     /// Number or JSON text, handed through as written, so that no digit is lost.
     Json(&'a RawValue),
@@ -132,9 +134,12 @@ enum Typed<'a> {
 impl Serialize for Typed<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         match self {
-            Self::Absent => serializer.serialize_none(),
             Self::Boolean(value) => serializer.serialize_bool(*value),
             Self::Json(value) => value.serialize(serializer),
+            #[expect(clippy::cast_possible_truncation, reason = "whole and small enough")]
+            Self::Number(value) if value.fract() == 0.0 && value.abs() < WHOLE => {
+                serializer.serialize_i64(*value as i64)
+            }
             Self::Number(value) => serializer.serialize_f64(*value),
             Self::Text(value) => serializer.serialize_str(value),
         }
@@ -143,9 +148,6 @@ impl Serialize for Typed<'_> {
 
 fn typed_value(field: &NodeField) -> Typed<'_> {
     let text = field.text();
-    if text.is_empty() {
-        return Typed::Absent;
-    }
     match field.kind {
         FieldKind::Boolean => Typed::Boolean(text == "true"),
         FieldKind::Number => number(text),

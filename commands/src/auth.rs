@@ -1,8 +1,10 @@
 //! Commands about credentials: signing in, proving a token, changing a password.
 //!
-//! Signing in answers strangers, so its cost must not tell what it found: whatever the identifier, the same
-//! statements are sent and exactly one hash is computed, and a failure is recorded behind the answer. Users are found
-//! by claims, which are as old as the last commit, never by a read model that may lag.
+//! Signing in answers strangers, so its cost must not tell what it found: whatever the identifier, its claims are
+//! looked up, two streams are read and exactly one hash is computed, and a failure is recorded behind the answer. What
+//! differs is small beside a hash: the streams of somebody unknown are empty, and the personal key of a known user is
+//! fetched when this process has not had it for a minute. Users are found by claims, which are as old as the last
+//! commit, never by a read model that may lag.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -41,6 +43,9 @@ pub const PASSWORD_UNCHANGED: &str = "password.unchanged";
 
 /// Failures that may be waiting to be recorded; more are not, for the database is in trouble then.
 const PENDING_FAILURES: usize = 256;
+/// Wrong passwords recorded of one user since their password was set; more are refused all the same, but not written,
+/// for every sign-in reads them all.
+pub const MOST_FAILURES_RECORDED: u32 = 100;
 /// Users whose recent failures are counted.
 const COUNTED_USERS: u64 = 10_000;
 
@@ -132,7 +137,7 @@ pub async fn sign_in(
                         continue;
                     }
                 };
-                return opened.finish(cx, commit.position).await;
+                return Ok(opened.at(commit.position));
             }
             Err(error) => return Err(error),
         }
@@ -155,10 +160,13 @@ fn disabled() -> CommandError {
     CommandError::rule(USER_DISABLED, None, "User account is disabled")
 }
 
+/// A session that is staged, with everything that its client gets: nothing that can fail is left for after the commit.
 struct Opened {
-    opening: Opening,
     user_id: UserId,
     user: User,
+    session_id: SessionId,
+    tokens: IssuedTokens,
+    organization_id: Option<OrganizationId>,
 }
 
 /// Stages the start of a session. The commit depends on the user being enabled, and on the credentials being those
@@ -183,27 +191,26 @@ async fn open_session(
         field: None,
     }]);
     unit.rely_on(auth);
+    let identity = identify(cx, user_id, &user.state, opening.session_id).await?;
     Ok(Opened {
-        opening,
         user_id,
         user: user.state,
+        session_id: opening.session_id,
+        tokens: opening.tokens(cx, &identity)?,
+        organization_id: identity.organization_id,
     })
 }
 
 impl Opened {
-    async fn finish(self, cx: &CommandContext<'_>, position: Position) -> Result<SignedIn, CommandError> {
-        let session_id = self.opening.session_id;
-        let identity = identify(cx, self.user_id, &self.user, session_id).await?;
-        let tokens = self.opening.tokens(cx, &identity)?;
-        let organization_id = identity.organization_id;
-        Ok(SignedIn {
+    fn at(self, position: Position) -> SignedIn {
+        SignedIn {
             user_id: self.user_id,
             user: self.user,
-            session_id,
-            tokens,
-            organization_id,
+            session_id: self.session_id,
+            tokens: self.tokens,
+            organization_id: self.organization_id,
             position,
-        })
+        }
     }
 }
 
@@ -421,7 +428,7 @@ pub async fn change_password(cx: &CommandContext<'_>, change: ChangePassword) ->
         };
         match attempt.await {
             Ok((revoked, position)) => {
-                let late = revoke_older(cx, user_id, keep, position).await?;
+                let late = revoke_older(cx, user_id, keep, position).await;
                 return Ok(PasswordChanged {
                     sessions_revoked: revoked + late,
                     position,
@@ -433,31 +440,49 @@ pub async fn change_password(cx: &CommandContext<'_>, change: ChangePassword) ->
 }
 
 /// Ends sessions that were opened with the old password between the listing of the sessions and the commit. Those
-/// opened later have proven the new one, for their start depends on the credentials' version.
-async fn revoke_older(
-    cx: &CommandContext<'_>,
-    user_id: UserId,
-    keep: Option<SessionId>,
-    changed_at: Position,
-) -> Result<u64, CommandError> {
+/// opened later have proven the new one, for their start depends on the credentials' version. The password is changed
+/// already, so that a failure is only logged. Returns how many ended.
+async fn revoke_older(cx: &CommandContext<'_>, user_id: UserId, keep: Option<SessionId>, changed_at: Position) -> u64 {
+    let sessions = match live_sessions(cx, user_id).await {
+        Ok(sessions) => sessions,
+        Err(error) => {
+            tracing::error!(user.id = %user_id, %error, "sessions opened with the old password may go on");
+            return 0;
+        }
+    };
     let mut late = 0;
-    for session_id in live_sessions(cx, user_id).await? {
+    for session_id in sessions {
         if keep == Some(session_id) {
             continue;
         }
-        let stream = StreamId::new(Session::TYPE, session_id);
-        let started = cx.store().read_stream(&stream, 0, 1).await?;
-        if started.first().is_some_and(|record| record.position < changed_at) {
-            let reason = RevocationReason::PasswordChanged;
-            let command = SessionCommand::Revoke { reason, at: cx.now() };
-            match cx.execute::<Session>(session_id, command, None, Vec::new()).await {
-                Ok(_) => late += 1,
-                Err(CommandError::Domain { .. }) => {} // it has ended by itself
-                Err(error) => return Err(error),
+        match revoke_if_older(cx, session_id, changed_at).await {
+            Ok(true) => late += 1,
+            Ok(false) => {}
+            Err(error) => {
+                tracing::error!(session.id = %session_id, %error, "a session opened with the old password may go on");
             }
         }
     }
-    Ok(late)
+    late
+}
+
+async fn revoke_if_older(
+    cx: &CommandContext<'_>,
+    session_id: SessionId,
+    changed_at: Position,
+) -> Result<bool, CommandError> {
+    let stream = StreamId::new(Session::TYPE, session_id);
+    let started = cx.store().read_stream(&stream, 0, 1).await?;
+    if started.first().is_none_or(|record| record.position >= changed_at) {
+        return Ok(false);
+    }
+    let reason = RevocationReason::PasswordChanged;
+    let command = SessionCommand::Revoke { reason, at: cx.now() };
+    match cx.execute::<Session>(session_id, command, None, Vec::new()).await {
+        Ok(_) => Ok(true),
+        Err(CommandError::Domain { .. }) => Ok(false), // it has ended by itself
+        Err(error) => Err(error),
+    }
 }
 
 /// The same refusal, of another member of the request.
@@ -468,7 +493,8 @@ fn in_field(error: CommandError, name: &'static str) -> CommandError {
     }
 }
 
-/// Records wrong passwords behind the answer, so that the time of a commit does not tell that the user exists.
+/// Records wrong passwords behind the answer, so that the time of a commit does not tell that the user exists. The
+/// rate within a minute is this process's own; what bounds a stream is [`MOST_FAILURES_RECORDED`].
 pub(crate) struct FailureRecorder {
     tasks: TaskTracker,
     places: Arc<Semaphore>,
@@ -494,6 +520,10 @@ impl FailureRecorder {
         if auth.state.password.is_none() {
             return;
         }
+        if auth.state.failures >= MOST_FAILURES_RECORDED {
+            tracing::debug!(user.id = %user_id, "a wrong password is not recorded: enough are");
+            return;
+        }
         let count = self.recent.get_with(user_id, Arc::default);
         if count.fetch_add(1, Ordering::Relaxed) >= self.limit {
             tracing::debug!(user.id = %user_id, "a wrong password is not recorded: too many within a minute");
@@ -511,7 +541,12 @@ impl FailureRecorder {
                 device: Some(Personal::new(user_id, caller.device.clone().capped())),
                 at: cx.now(),
             };
-            if let Err(error) = cx.execute::<Auth>(user_id, command, None, Vec::new()).await {
+            // Asked again of the present state, for others may have recorded since it was read.
+            let plan = |auth: &Auth| {
+                let more = auth.failures < MOST_FAILURES_RECORDED;
+                Ok((more.then(|| command.clone()).into_iter().collect(), Vec::new()))
+            };
+            if let Err(error) = cx.execute_on::<Auth>(user_id, None, plan).await {
                 tracing::warn!(user.id = %user_id, %error, "a wrong password could not be recorded");
             }
             drop(place);

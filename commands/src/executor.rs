@@ -210,7 +210,8 @@ impl<'a> UnitOfWork<'a> {
         }
     }
 
-    /// Demands that a stream which is only read stays at the version it was read at.
+    /// Demands that a stream which is only read stays at the version it was read at. A stream that is relied on at
+    /// two versions has moved while the unit was put together, and the commit conflicts.
     pub fn rely_on<A: EventSourced>(&mut self, read: &Staged<A>) {
         let seen = (StreamId::new(A::TYPE, read.id), read.version);
         if !self.seen.contains(&seen) {
@@ -232,6 +233,9 @@ impl<'a> UnitOfWork<'a> {
                 duplicate: false,
             });
         }
+        if moved_meanwhile(&self.seen) {
+            return Err(CommandError::Conflict);
+        }
         let written: Vec<StreamId> = self.streams.iter().map(|append| append.stream).collect();
         let versions = self
             .seen
@@ -252,6 +256,7 @@ impl<'a> UnitOfWork<'a> {
             streams: self.streams,
         };
         let mut attempt = 1;
+        let mut unknown = false;
         let error = loop {
             match store.append(append.clone()).await {
                 Ok(appended) => {
@@ -262,29 +267,46 @@ impl<'a> UnitOfWork<'a> {
                     });
                 }
                 Err(AppendError::OutcomeUnknown) if attempt < OUTCOME_ATTEMPTS => {
+                    unknown = true;
                     attempt += 1;
                     pause(attempt).await;
                 }
                 Err(error) => break error,
             }
         };
-        Err(match error {
-            AppendError::Conflict { .. } => CommandError::Conflict,
-            AppendError::Taken { scopes } => CommandError::Taken { scopes },
-            AppendError::Missing { scope, key } => CommandError::Missing {
-                scope,
-                field: self
-                    .references
-                    .iter()
-                    .find(|reference| reference.scope == scope && reference.key == key)
-                    .and_then(|reference| reference.field),
-            },
-            AppendError::Overloaded { retry_after } => CommandError::Overloaded { retry_after },
-            AppendError::OutcomeUnknown => CommandError::OutcomeUnknown,
-            AppendError::Unavailable(source) => source.into(),
-            AppendError::IdempotencyKeyReused => CommandError::Internal("an idempotency key nobody gave".to_owned()),
-            AppendError::Refused(text) => CommandError::Internal(text),
-        })
+        Err(answer(error, unknown, &self.references))
+    }
+}
+
+/// Whether a stream was read at more than one version.
+fn moved_meanwhile(seen: &[(StreamId, Version)]) -> bool {
+    seen.iter()
+        .enumerate()
+        .any(|(index, (stream, version))| seen[..index].iter().any(|(other, at)| other == stream && at != version))
+}
+
+/// What the caller is told of a commit that failed. Once the outcome of an attempt was `unknown`, a later attempt
+/// that did not get as far as the log tells nothing about it.
+fn answer(error: AppendError, unknown: bool, references: &[Reference]) -> CommandError {
+    match error {
+        AppendError::Overloaded { .. } | AppendError::Unavailable(_) | AppendError::Refused(_) if unknown => {
+            tracing::warn!(%error, "a commit of unknown outcome could not be asked for again");
+            CommandError::OutcomeUnknown
+        }
+        AppendError::Conflict { .. } => CommandError::Conflict,
+        AppendError::Taken { scopes } => CommandError::Taken { scopes },
+        AppendError::Missing { scope, key } => CommandError::Missing {
+            scope,
+            field: references
+                .iter()
+                .find(|reference| reference.scope == scope && reference.key == key)
+                .and_then(|reference| reference.field),
+        },
+        AppendError::Overloaded { retry_after } => CommandError::Overloaded { retry_after },
+        AppendError::OutcomeUnknown => CommandError::OutcomeUnknown,
+        AppendError::Unavailable(source) => source.into(),
+        AppendError::IdempotencyKeyReused => CommandError::Internal("an idempotency key nobody gave".to_owned()),
+        AppendError::Refused(text) => CommandError::Internal(text),
     }
 }
 
@@ -419,5 +441,45 @@ impl<A: EventSourced> Staged<A> {
             }),
             _ => Ok(()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use annals_eventstore::{AppendError, StoreError, StreamId};
+    use uuid::Uuid;
+
+    use super::{answer, moved_meanwhile};
+    use crate::CommandError;
+
+    #[test]
+    fn what_is_unknown_stays_unknown_until_the_log_answers() {
+        let errors = || {
+            [
+                AppendError::Overloaded {
+                    retry_after: Duration::from_secs(1),
+                },
+                AppendError::Unavailable(Arc::new(StoreError::Closed)),
+                AppendError::Refused("too long".to_owned()),
+            ]
+        };
+        for error in errors() {
+            assert!(matches!(answer(error, true, &[]), CommandError::OutcomeUnknown));
+        }
+        for error in errors() {
+            assert!(!matches!(answer(error, false, &[]), CommandError::OutcomeUnknown));
+        }
+        let taken = AppendError::Taken { scopes: Vec::new() };
+        assert!(matches!(answer(taken, true, &[]), CommandError::Taken { .. }));
+    }
+
+    #[test]
+    fn a_stream_read_at_two_versions_has_moved() {
+        let [one, other] = [Uuid::from_u128(1), Uuid::from_u128(2)].map(|id| StreamId::new("content", id));
+        assert!(!moved_meanwhile(&[(one, 1), (other, 2)]));
+        assert!(moved_meanwhile(&[(one, 1), (other, 2), (one, 2)]));
     }
 }

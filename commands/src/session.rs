@@ -174,6 +174,14 @@ async fn renew(cx: &CommandContext<'_>, renewal: &Renewal) -> Result<Refreshed, 
             field: None,
         }]);
     }
+    // Before the commit: once the token shown is void, nothing may keep its bearer from the next one.
+    let expires_at = staged.state.expires_at.unwrap_or(ends);
+    let tokens = if expired {
+        None
+    } else {
+        let identity = identify(cx, user_id, &user, renewal.session_id).await?;
+        Some(access_only(cx, &identity, renewal.lifetimes, now, expires_at)?)
+    };
     let commit = match unit.commit().await {
         // The user was disabled: to the bearer of the token that is the end of the session.
         Err(CommandError::Missing {
@@ -182,12 +190,7 @@ async fn renew(cx: &CommandContext<'_>, renewal: &Renewal) -> Result<Refreshed, 
         }) => return Err(TokenFault::Invalid.into()),
         other => other?,
     };
-    if expired {
-        return Err(TokenFault::Expired.into());
-    }
-    let expires_at = staged.state.expires_at.unwrap_or(ends);
-    let identity = identify(cx, user_id, &user, renewal.session_id).await?;
-    let tokens = access_only(cx, &identity, renewal.lifetimes, now, expires_at)?;
+    let tokens = tokens.ok_or(TokenFault::Expired)?;
     Ok(Refreshed {
         user_id,
         user,
@@ -320,7 +323,7 @@ impl Opening {
         })
     }
 
-    /// The tokens, once the session is written.
+    /// The tokens, good for something once the session is written.
     pub(crate) fn tokens(&self, cx: &CommandContext<'_>, identity: &Identity) -> Result<IssuedTokens, CommandError> {
         let mut tokens = access_only(cx, identity, self.options.lifetimes, self.starts_at, self.ends_at)?;
         tokens.refresh_token = match self.options.refresh {

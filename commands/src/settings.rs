@@ -15,8 +15,8 @@ pub struct CommandSettings {
     pub signed_sessions: Lifetimes,
     /// How often a command is decided again when somebody else was quicker.
     pub conflict_retries: u32,
-    /// Wrong passwords recorded for one user in a minute; more are refused all the same, but not written, so that
-    /// strangers cannot make a user's stream long.
+    /// Wrong passwords recorded for one user in a minute by this process; more are refused all the same, but not
+    /// written. How many there can be in all is bounded by [`crate::auth::MOST_FAILURES_RECORDED`].
     pub failures_per_minute: u32,
 }
 

@@ -266,12 +266,16 @@ pub async fn disable(
     cx.caller.require(Permission::UserManage)?;
     let done = switch(cx, id, UserCommand::Disable { reason, at: cx.now() }, expected).await?;
     // A session that was opened between the listing and the commit is dead already, for its user's claim is gone;
-    // this gives it its end in the log. No other can be opened any more.
-    let mut unit = UnitOfWork::new(cx);
-    if stage_revocations(&mut unit, id, None, RevocationReason::UserDisabled).await? > 0
-        && let Err(error) = unit.commit().await
-    {
-        tracing::debug!(%error, "sessions of a disabled user are left to their enabling");
+    // this gives it its end in the log. No other can be opened any more. The user is disabled whatever comes of it.
+    let late = async {
+        let mut unit = UnitOfWork::new(cx);
+        if stage_revocations(&mut unit, id, None, RevocationReason::UserDisabled).await? > 0 {
+            unit.commit().await?;
+        }
+        Ok::<(), CommandError>(())
+    };
+    if let Err(error) = late.await {
+        tracing::error!(%error, "sessions of a disabled user are left to their enabling");
     }
     Ok(done)
 }

@@ -645,7 +645,7 @@ async fn bad_values_name_what_is_wrong_and_leave_no_event() {
             body(json!({"field_value": "a\u{0}"})),
             400,
             invalid,
-            None,
+            Some("field_value"),
         ),
         (
             post.clone(),

@@ -211,7 +211,7 @@ async fn bad_requests_name_what_is_wrong_and_leave_no_event() {
             Some(json!({"label": "a\u{0}b"})),
             400,
             invalid,
-            None,
+            Some("label"),
         ),
         (
             post.clone(),

@@ -1,12 +1,12 @@
 //! Signing in: the same cost whoever is asked for, and nothing for those who are disabled.
 
 use annals_commands::auth::{
-    AuthFailure, ChangePassword, Credential, INVALID_CREDENTIALS, USER_DISABLED, authenticate, change_password,
-    sign_in, verify,
+    AuthFailure, ChangePassword, Credential, INVALID_CREDENTIALS, MOST_FAILURES_RECORDED, USER_DISABLED, authenticate,
+    change_password, sign_in, verify,
 };
 use annals_commands::user::{Register, disable, enable, register};
-use annals_commands::{CommandError, CommandSettings, PasswordPolicy, RefreshKind, SignInOptions};
-use annals_domain::{AnyEvent, AuthEvent, RevocationReason, Session, SessionEvent};
+use annals_commands::{CommandError, CommandSettings, PasswordPolicy, RefreshKind, SignInOptions, UnitOfWork};
+use annals_domain::{AnyEvent, Auth, AuthCommand, AuthEvent, RevocationReason, Session, SessionEvent};
 use annals_eventstore::Position;
 
 use super::{
@@ -161,6 +161,47 @@ async fn strangers_cannot_make_a_stream_long() {
     }
     fixture.commands.quiesce().await;
     assert_eq!(fixture.types_since(head).await, ["auth.password_failed"; 3]);
+}
+
+#[tokio::test]
+async fn a_stream_of_failures_has_an_end_and_a_new_password_begins_another() {
+    let fixture = Fixture::new().await;
+    let id = fixture.register("ada@example.org").await.user_id;
+    let cx = fixture.system();
+    let record = |count: u32| async move {
+        let mut unit = UnitOfWork::new(&cx);
+        let read = unit.load::<Auth>(id).await.unwrap();
+        let command = AuthCommand::RecordFailure {
+            address: None,
+            device: None,
+            at: cx.commands.now(),
+        };
+        unit.stage(read, (0..count).map(|_| command.clone())).unwrap();
+        unit.commit().await.unwrap();
+    };
+    record(MOST_FAILURES_RECORDED - 1).await;
+    let head = fixture.head().await;
+    for _ in 0..3 {
+        assert_code(fixture.sign_in("ada@example.org", "wrong").await, INVALID_CREDENTIALS);
+    }
+    fixture.commands.quiesce().await;
+    assert_eq!(fixture.types_since(head).await, ["auth.password_failed"]);
+
+    let signed_in = fixture.sign_in("ada@example.org", PASSWORD).await.unwrap();
+    let caller = signed_in_as(&signed_in);
+    let change = ChangePassword {
+        current: secret(PASSWORD),
+        new: secret("An0ther-horse!"),
+        policy: PasswordPolicy::NONE,
+        keep_current_session: true,
+    };
+    change_password(&fixture.commands.on_behalf_of(&caller), change)
+        .await
+        .unwrap();
+    let head = fixture.head().await;
+    assert_code(fixture.sign_in("ada@example.org", "wrong").await, INVALID_CREDENTIALS);
+    fixture.commands.quiesce().await;
+    assert_eq!(fixture.types_since(head).await, ["auth.password_failed"]);
 }
 
 #[tokio::test]

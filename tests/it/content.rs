@@ -751,7 +751,7 @@ async fn a_viewer_reads_and_does_not_write() {
     let head = site.head().await;
     for (resource, body) in [
         ("datatype", json!({"label": "x"})),
-        ("fields", json!({"type": "text"})),
+        ("fields", json!({"label": "x", "type": "text"})),
         ("datatypefields", json!({"datatype_id": page, "field_id": page})),
         ("routes", json!({"slug": "/x"})),
         ("contentdata", json!({"status": "draft"})),

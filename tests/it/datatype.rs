@@ -160,7 +160,7 @@ async fn bad_requests_name_what_is_wrong_and_leave_no_event() {
         (
             post.clone(),
             "/api/v1/datatype",
-            Some(json!({"datatype_id": "abc"})),
+            Some(json!({"label": "x", "datatype_id": "abc"})),
             400,
             invalid,
             Some("datatype_id"),
@@ -168,7 +168,7 @@ async fn bad_requests_name_what_is_wrong_and_leave_no_event() {
         (
             post.clone(),
             "/api/v1/datatype",
-            Some(json!({"datatype_id": ""})),
+            Some(json!({"label": "x", "datatype_id": ""})),
             400,
             invalid,
             Some("datatype_id"),
@@ -176,7 +176,7 @@ async fn bad_requests_name_what_is_wrong_and_leave_no_event() {
         (
             post.clone(),
             "/api/v1/datatype",
-            Some(json!({"parent_id": NOBODY})),
+            Some(json!({"label": "x", "parent_id": NOBODY})),
             400,
             "datatype.not_found",
             Some("parent_id"),
@@ -184,7 +184,7 @@ async fn bad_requests_name_what_is_wrong_and_leave_no_event() {
         (
             post.clone(),
             "/api/v1/datatype",
-            Some(json!({"author_id": NOBODY})),
+            Some(json!({"label": "x", "author_id": NOBODY})),
             400,
             "user.not_found",
             Some("author_id"),
@@ -192,7 +192,7 @@ async fn bad_requests_name_what_is_wrong_and_leave_no_event() {
         (
             post.clone(),
             "/api/v1/datatype",
-            Some(json!({"date_created": "yesterday"})),
+            Some(json!({"label": "x", "date_created": "yesterday"})),
             400,
             invalid,
             Some("date_created"),
@@ -200,7 +200,7 @@ async fn bad_requests_name_what_is_wrong_and_leave_no_event() {
         (
             post.clone(),
             "/api/v1/datatype",
-            Some(json!({"date_created": "2026-02-15T12:00:00"})),
+            Some(json!({"label": "x", "date_created": "2026-02-15T12:00:00"})),
             400,
             invalid,
             Some("date_created"),
@@ -216,7 +216,7 @@ async fn bad_requests_name_what_is_wrong_and_leave_no_event() {
         (
             post.clone(),
             "/api/v1/datatype",
-            Some(json!({"datatype_id": id})),
+            Some(json!({"label": "x", "datatype_id": id})),
             409,
             "datatype.already_exists",
             None,
@@ -232,7 +232,7 @@ async fn bad_requests_name_what_is_wrong_and_leave_no_event() {
         (
             put.clone(),
             &by_path,
-            Some(json!({"datatype_id": NOBODY})),
+            Some(json!({"label": "x", "datatype_id": NOBODY})),
             400,
             invalid,
             Some("datatype_id"),
@@ -248,7 +248,7 @@ async fn bad_requests_name_what_is_wrong_and_leave_no_event() {
         (
             put.clone(),
             &by_path,
-            Some(json!({"parent_id": id})),
+            Some(json!({"label": "x", "parent_id": id})),
             400,
             "datatype.own_parent",
             Some("parent_id"),
@@ -379,7 +379,7 @@ async fn fields_are_attached_changed_moved_and_detached() {
         (
             post_.clone(),
             "/api/v1/datatypefields",
-            Some(json!({"datatype_id": post})),
+            Some(json!({"label": "x", "datatype_id": post})),
             400,
             invalid,
             Some("field_id"),
@@ -387,7 +387,7 @@ async fn fields_are_attached_changed_moved_and_detached() {
         (
             post_.clone(),
             "/api/v1/datatypefields",
-            Some(json!({"datatype_id": null, "field_id": body})),
+            Some(json!({"label": "x", "datatype_id": null, "field_id": body})),
             400,
             invalid,
             Some("datatype_id"),
@@ -395,7 +395,7 @@ async fn fields_are_attached_changed_moved_and_detached() {
         (
             post_.clone(),
             "/api/v1/datatypefields",
-            Some(json!({"datatype_id": post, "field_id": body, "sort_order": "1"})),
+            Some(json!({"label": "x", "datatype_id": post, "field_id": body, "sort_order": "1"})),
             400,
             invalid,
             Some("sort_order"),
@@ -403,7 +403,7 @@ async fn fields_are_attached_changed_moved_and_detached() {
         (
             post_.clone(),
             "/api/v1/datatypefields",
-            Some(json!({"datatype_id": NOBODY, "field_id": body})),
+            Some(json!({"label": "x", "datatype_id": NOBODY, "field_id": body})),
             400,
             "datatype.not_found",
             Some("datatype_id"),
@@ -411,7 +411,7 @@ async fn fields_are_attached_changed_moved_and_detached() {
         (
             post_.clone(),
             "/api/v1/datatypefields",
-            Some(json!({"datatype_id": post, "field_id": NOBODY})),
+            Some(json!({"label": "x", "datatype_id": post, "field_id": NOBODY})),
             400,
             "field.not_found",
             Some("field_id"),
@@ -427,7 +427,7 @@ async fn fields_are_attached_changed_moved_and_detached() {
         (
             put.clone(),
             "/api/v1/datatypefields/",
-            Some(json!({"datatype_id": post, "field_id": body})),
+            Some(json!({"label": "x", "datatype_id": post, "field_id": body})),
             400,
             invalid,
             Some("id"),
@@ -443,7 +443,7 @@ async fn fields_are_attached_changed_moved_and_detached() {
         (
             put.clone(),
             &by_path,
-            Some(json!({"datatype_id": NOBODY, "field_id": body})),
+            Some(json!({"label": "x", "datatype_id": NOBODY, "field_id": body})),
             400,
             "datatype.not_found",
             Some("datatype_id"),

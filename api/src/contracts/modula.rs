@@ -139,6 +139,30 @@ pub(crate) fn required<'de, D: Deserializer<'de>, T: Member>(deserializer: D) ->
     nullable(deserializer)?.ok_or_else(|| D::Error::custom(format!("must be {}", T::EXPECTED)))
 }
 
+/// Longest label, title or type, in characters.
+pub(crate) const MAX_LABEL_CHARS: usize = 255;
+
+/// As [`required`], for a label that people read and keys are made of: not blank, at most [`MAX_LABEL_CHARS`].
+pub(crate) fn label<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+    let text: String = required(deserializer)?;
+    if text.trim().is_empty() {
+        return Err(D::Error::custom("must not be blank"));
+    }
+    short(text)
+}
+
+/// As [`or_empty`], for a text of at most [`MAX_LABEL_CHARS`].
+pub(crate) fn short_or_empty<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+    short(or_empty(deserializer)?)
+}
+
+fn short<E: serde::de::Error>(text: String) -> Result<String, E> {
+    if text.chars().nth(MAX_LABEL_CHARS).is_some() {
+        return Err(E::custom(format!("must be at most {MAX_LABEL_CHARS} characters")));
+    }
+    Ok(text)
+}
+
 struct MemberVisitor<T>(PhantomData<T>);
 
 impl<'de, T: Member> Visitor<'de> for MemberVisitor<T> {

@@ -14,8 +14,8 @@ use utoipa_axum::routes;
 
 use crate::app::AppState;
 use crate::contracts::modula::{
-    ItemId, ItemRoutes, MODELS, NamedItem, PageBody, Paging, deleted, list_answer, no_such, nullable, or_empty,
-    time_text,
+    ItemId, ItemRoutes, MODELS, NamedItem, PageBody, Paging, deleted, label, list_answer, no_such, nullable,
+    short_or_empty, time_text,
 };
 use crate::extract::{Caller, IfMatch, Json, MinPosition, Prefer, Query};
 use crate::problem::{Problem, ProblemBody};
@@ -81,10 +81,11 @@ pub(crate) struct WriteDatatype {
     #[serde(default, deserialize_with = "nullable")]
     #[schema(value_type = Option<String>)]
     parent_id: Option<DatatypeId>,
-    #[serde(default, deserialize_with = "or_empty")]
+    /// Not blank, 255 characters at most.
+    #[serde(deserialize_with = "label")]
     label: String,
     /// Free text; `ROOT` marks the root of a page.
-    #[serde(default, rename = "type", deserialize_with = "or_empty")]
+    #[serde(default, rename = "type", deserialize_with = "short_or_empty")]
     kind: String,
     /// The caller when absent.
     #[serde(default, deserialize_with = "nullable")]

@@ -14,7 +14,7 @@ use utoipa_axum::routes;
 
 use crate::app::AppState;
 use crate::contracts::modula::{
-    ItemId, ItemRoutes, MODELS, NamedItem, PageBody, Paging, deleted, list_answer, no_such, nullable, or_empty,
+    ItemId, ItemRoutes, MODELS, NamedItem, PageBody, Paging, deleted, label, list_answer, no_such, nullable, or_empty,
     required, time_text,
 };
 use crate::extract::{Caller, IfMatch, Json, MinPosition, Prefer, Query};
@@ -92,7 +92,8 @@ pub(crate) struct WriteField {
     #[serde(default, deserialize_with = "nullable")]
     #[schema(value_type = Option<String>)]
     parent_id: Option<DatatypeId>,
-    #[serde(default, deserialize_with = "or_empty")]
+    /// Not blank, 255 characters at most.
+    #[serde(deserialize_with = "label")]
     label: String,
     #[serde(default, deserialize_with = "or_empty")]
     data: String,

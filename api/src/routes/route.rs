@@ -15,7 +15,7 @@ use utoipa_axum::routes;
 use crate::app::AppState;
 use crate::contracts::modula::{
     ItemId, ItemRoutes, MODELS, NamedItem, PageBody, Paging, deleted, list_answer, no_such, nullable, or_empty,
-    required, time_text,
+    required, short_or_empty, time_text,
 };
 use crate::extract::{Caller, IfMatch, Json, MinPosition, Prefer, Query};
 use crate::problem::{Problem, ProblemBody};
@@ -85,7 +85,8 @@ pub(crate) struct WriteRoute {
     #[serde(default, deserialize_with = "nullable")]
     #[schema(value_type = Option<String>)]
     slug_2: Option<Slug>,
-    #[serde(default, deserialize_with = "or_empty")]
+    /// 255 characters at most.
+    #[serde(default, deserialize_with = "short_or_empty")]
     title: String,
     /// A number whose meaning is the client's.
     #[serde(default, deserialize_with = "or_empty")]

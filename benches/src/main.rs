@@ -79,13 +79,13 @@ async fn main() -> Result<()> {
     if arguments.only.contains(&Part::Read) {
         figures.read = read::run(&app, arguments.seconds).await?;
     }
+    if arguments.only.contains(&Part::Rebuild) {
+        figures.rebuild = Some(rebuild::run(&app, arguments.events).await?);
+    }
     if arguments.only.contains(&Part::Append) {
         // The baselines have no read models, so ours stand still while appends are compared.
         app.state().engine().stop().await;
         figures.append = append::run(app.store(), owner.pool(), &arguments.callers, arguments.seconds).await?;
-    }
-    if arguments.only.contains(&Part::Rebuild) {
-        figures.rebuild = Some(rebuild::run(&app, arguments.events).await?);
     }
     owner.close().await?;
     app.stop().await.context("the application stops")?;

@@ -1,11 +1,11 @@
 //! Rebuilding the read model of content, against reading the same rows of the log raw.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use annals_api::App;
 use annals_domain::Caller;
-use annals_projections::RebuildOptions;
 use annals_projections::content::Contents;
+use annals_projections::{Projection, RebuildOptions};
 use anyhow::{Context, Result};
 use futures::stream::{self, StreamExt, TryStreamExt};
 use serde::Serialize;
@@ -17,6 +17,9 @@ use crate::append::command;
 const PAGE: i64 = 1000;
 /// Commands under way while the log is filled.
 const FILLING: usize = 256;
+
+/// The longest that the live model may need for the events that fill the log.
+const CATCHING_UP: Duration = Duration::from_secs(600);
 
 const READ: &str = "
     select position, aggregate_type, aggregate_id, sequence, event_type, event_version, payload::text, metadata::text
@@ -52,7 +55,14 @@ pub(crate) async fn run(app: &App, events: u64) -> Result<Row> {
         .try_collect::<()>()
         .await
         .context("filling the log")?;
-    let events = store.head().await?.position.get();
+    let head = store.head().await?.position;
+    let events = head.get();
+    // A rebuild goes as far as the live model stands, and neither it nor the raw read is to share the machine with it.
+    app.state()
+        .engine()
+        .wait(&[Contents.name()], head, CATCHING_UP)
+        .await
+        .context("the live model catches up")?;
 
     let begin = Instant::now();
     let mut position = 0_i64;

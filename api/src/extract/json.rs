@@ -323,7 +323,7 @@ mod tests {
     use super::*;
 
     #[derive(Debug, Deserialize)]
-    #[allow(dead_code)]
+    #[allow(dead_code, reason = "read by serde alone, for the words of its refusals")]
     struct Outer {
         name: String,
         #[serde(default)]
@@ -331,7 +331,7 @@ mod tests {
     }
 
     #[derive(Debug, Deserialize)]
-    #[allow(dead_code)]
+    #[allow(dead_code, reason = "read by serde alone, for the words of its refusals")]
     struct Inner {
         count: u32,
     }

@@ -137,6 +137,95 @@ async fn refusals_of_the_framework_have_our_shape() {
 }
 
 #[tokio::test]
+async fn what_is_no_request_is_refused_in_our_shape_too() {
+    let app = TestApp::new().await;
+    let endless = "x".repeat(200_000);
+    for (what, head, status, code, field) in [
+        ("no HTTP", "nonsense\r\n\r\n".to_owned(), 400, "BAD_REQUEST", None),
+        (
+            "an unknown version",
+            "GET / HTTP/3.7\r\nHost: x\r\n\r\n".to_owned(),
+            400,
+            "BAD_REQUEST",
+            None,
+        ),
+        (
+            "an endless target",
+            format!("GET /{endless} HTTP/1.1\r\nHost: x\r\n\r\n"),
+            431,
+            "HEADERS_TOO_LARGE",
+            None,
+        ),
+        (
+            "an endless head",
+            format!("GET / HTTP/1.1\r\nHost: x\r\nX-Padding: {endless}\r\n\r\n"),
+            431,
+            "HEADERS_TOO_LARGE",
+            None,
+        ),
+        (
+            "two lengths",
+            "POST /api/v1/auth/login HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n{}"
+                .to_owned(),
+            400,
+            "BAD_REQUEST",
+            None,
+        ),
+        (
+            "a folded header",
+            "GET / HTTP/1.1\r\nHost: x\r\nX-Folded: a\r\n b\r\n\r\n".to_owned(),
+            400,
+            "BAD_REQUEST",
+            None,
+        ),
+        (
+            "NUL in a header",
+            "GET / HTTP/1.1\r\nHost: x\r\nX-Nul: a\0b\r\n\r\n".to_owned(),
+            400,
+            "BAD_REQUEST",
+            None,
+        ),
+        (
+            "no Host",
+            "GET / HTTP/1.1\r\nConnection: close\r\n\r\n".to_owned(),
+            400,
+            "VALIDATION_ERROR",
+            Some("Host"),
+        ),
+        (
+            "two Hosts",
+            "GET / HTTP/1.1\r\nHost: x\r\nHost: y\r\nConnection: close\r\n\r\n".to_owned(),
+            400,
+            "VALIDATION_ERROR",
+            Some("Host"),
+        ),
+    ] {
+        let text = raw(&app, head.as_bytes()).await;
+        let (head, body) = text.split_once("\r\n\r\n").unwrap_or_else(|| panic!("{what}: {text}"));
+        assert!(head.starts_with(&format!("HTTP/1.1 {status} ")), "{what}: {head}");
+        let head = head.to_ascii_lowercase();
+        assert!(head.contains("connection: close"), "{what}: {head}");
+        assert!(head.contains("x-content-type-options: nosniff"), "{what}: {head}");
+        let body: Value = serde_json::from_str(body).unwrap_or_else(|error| panic!("{what}: {error} in {text}"));
+        assert_eq!(
+            (&body["success"], &body["error"]["code"]),
+            (&json!(false), &json!(code)),
+            "{what}: {body}"
+        );
+        assert_eq!(body["error"]["field"].as_str(), field, "{what}: {body}");
+        let id = body["request_id"].as_str().expect("a request id");
+        assert!(head.contains(&format!("x-request-id: {id}")), "{what}: {head}");
+    }
+    // A sound request before the spoiled one gets its own answer.
+    let text = raw(&app, b"GET /health/live HTTP/1.1\r\nHost: x\r\n\r\nnonsense\r\n\r\n").await;
+    assert!(
+        text.starts_with("HTTP/1.1 200 OK\r\n") && text.contains("HTTP/1.1 400 Bad Request\r\n"),
+        "{text}"
+    );
+    app.finish().await;
+}
+
+#[tokio::test]
 async fn a_body_that_drips_is_408() {
     let app = TestApp::with(|config| config.server.body_timeout_s = 1).await;
     let head = b"POST /api/v1/auth/login HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n{";

@@ -250,7 +250,14 @@ async fn data(app: &AppState, view: View, parts: Parts, body: Body) -> Result<Ma
 
 fn json_data(app: &AppState, view: View, bytes: &Bytes) -> Result<Map<String, Value>, Box<Response>> {
     let malformed = |what: &str| Box::new(view.refuse(StatusCode::BAD_REQUEST, &format!("JSON parse error - {what}")));
-    check_json_text(bytes, app.config().server.max_json_depth).map_err(|problem| malformed(problem.message()))?;
+    check_json_text(bytes, app.config().server.max_json_depth).map_err(|problem| match problem.field() {
+        // The one fault of text that has a place: the framework's own validator words it so.
+        Some(member) => Box::new(view.answer(
+            StatusCode::BAD_REQUEST,
+            json!({ member: ["Null characters are not allowed."] }),
+        )),
+        None => malformed(problem.message()),
+    })?;
     let value: Value = serde_json::from_slice(bytes).map_err(|error| malformed(&error.to_string()))?;
     match value {
         Value::Object(members) => Ok(members),

@@ -142,23 +142,31 @@ pub(crate) fn required<'de, D: Deserializer<'de>, T: Member>(deserializer: D) ->
 /// Longest label, title or type, in characters.
 pub(crate) const MAX_LABEL_CHARS: usize = 255;
 
+/// Longest text that holds settings of a field, in characters. They come with every node that is delivered.
+pub(crate) const MAX_SETTINGS_CHARS: usize = 65_536;
+
 /// As [`required`], for a label that people read and keys are made of: not blank, at most [`MAX_LABEL_CHARS`].
 pub(crate) fn label<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
     let text: String = required(deserializer)?;
     if text.trim().is_empty() {
         return Err(D::Error::custom("must not be blank"));
     }
-    short(text)
+    at_most(MAX_LABEL_CHARS, text)
 }
 
 /// As [`or_empty`], for a text of at most [`MAX_LABEL_CHARS`].
 pub(crate) fn short_or_empty<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
-    short(or_empty(deserializer)?)
+    at_most(MAX_LABEL_CHARS, or_empty(deserializer)?)
 }
 
-fn short<E: serde::de::Error>(text: String) -> Result<String, E> {
-    if text.chars().nth(MAX_LABEL_CHARS).is_some() {
-        return Err(E::custom(format!("must be at most {MAX_LABEL_CHARS} characters")));
+/// As [`or_empty`], for a text of at most [`MAX_SETTINGS_CHARS`].
+pub(crate) fn settings_or_empty<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+    at_most(MAX_SETTINGS_CHARS, or_empty(deserializer)?)
+}
+
+fn at_most<E: serde::de::Error>(limit: usize, text: String) -> Result<String, E> {
+    if text.chars().nth(limit).is_some() {
+        return Err(E::custom(format!("must be at most {limit} characters")));
     }
     Ok(text)
 }

@@ -10,12 +10,15 @@ use std::panic::AssertUnwindSafe;
 use std::time::Instant;
 
 use axum::extract::{Request, State};
-use axum::http::header::{ALLOW, CONTENT_LENGTH, CONTENT_TYPE};
-use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri};
+use axum::http::header::{ALLOW, CONTENT_LENGTH, CONTENT_TYPE, HOST};
+use axum::http::{HeaderName, HeaderValue, StatusCode, Version};
 use axum::middleware::Next;
 use axum::response::Response;
+use bytes::Bytes;
 use futures::FutureExt as _;
+use http_body_util::BodyExt as _;
 use tracing::Instrument as _;
+use uuid::Uuid;
 
 use crate::app::AppState;
 use crate::config::ServerConfig;
@@ -45,7 +48,7 @@ pub async fn surround(State(app): State<AppState>, mut request: Request, next: N
     request.extensions_mut().insert(context);
     let is_api = is_api(request.uri().path());
 
-    let mut response = match refused_by_size(request.uri(), request.headers(), &config.server) {
+    let mut response = match refused_by_head(&request, &config.server) {
         Some(problem) => {
             body::discard(request.into_body(), &config.server).await;
             problem.render(shape, Some(request_id))
@@ -69,9 +72,7 @@ pub async fn surround(State(app): State<AppState>, mut request: Request, next: N
             }
         }
     };
-    let text = HeaderValue::from_str(&request_id.to_string()).expect("a UUID is ASCII");
-    response.headers_mut().insert(X_REQUEST_ID, text);
-    security::harden(response.headers_mut(), is_api);
+    name_and_harden(&mut response, request_id, is_api);
     span.in_scope(|| {
         let elapsed_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
         tracing::debug!(status = response.status().as_u16(), elapsed_ms, "answered");
@@ -79,13 +80,53 @@ pub async fn surround(State(app): State<AppState>, mut request: Request, next: N
     response
 }
 
+fn name_and_harden(response: &mut Response, request_id: Uuid, is_api: bool) {
+    let text = HeaderValue::from_str(&request_id.to_string()).expect("a UUID is ASCII");
+    response.headers_mut().insert(X_REQUEST_ID, text);
+    security::harden(response.headers_mut(), is_api);
+}
+
+/// The whole answer, head and body, to bytes that are no request, with the status that the parser gave it. The
+/// connection ends with it, for nobody knows where the next request would begin.
+pub(crate) fn refuse_unparsed(status: StatusCode) -> Bytes {
+    let request_id = Uuid::now_v7();
+    let mut response = Problem::of_status(status).render(Shape::Envelope, Some(request_id));
+    name_and_harden(&mut response, request_id, true);
+    tracing::debug!(status = status.as_u16(), %request_id, "refused what is no request");
+    let (parts, body) = response.into_parts();
+    let body = body.collect().now_or_never().and_then(Result::ok);
+    let body = body.map(http_body_util::Collected::to_bytes).unwrap_or_default();
+    let mut answer = format!(
+        "HTTP/1.1 {} {}\r\ncontent-length: {}\r\nconnection: close\r\n",
+        status.as_u16(),
+        status.canonical_reason().unwrap_or("Refused"),
+        body.len()
+    )
+    .into_bytes();
+    for (name, value) in parts.headers.iter().filter(|(name, _)| **name != CONTENT_LENGTH) {
+        answer.extend_from_slice(name.as_str().as_bytes());
+        answer.extend_from_slice(b": ");
+        answer.extend_from_slice(value.as_bytes());
+        answer.extend_from_slice(b"\r\n");
+    }
+    answer.extend_from_slice(b"\r\n");
+    answer.extend_from_slice(&body);
+    answer.into()
+}
+
 /// Whether `path` belongs to the API rather than to delivery.
 pub(crate) fn is_api(path: &str) -> bool {
     path == "/api" || path.starts_with("/api/")
 }
 
-/// hyper would refuse too long heads without a body; its own bounds lie above ours.
-fn refused_by_size(uri: &Uri, headers: &HeaderMap, limits: &ServerConfig) -> Option<Problem> {
+/// What is wrong with the head of a request, whatever it asks for.
+fn refused_by_head(request: &Request, limits: &ServerConfig) -> Option<Problem> {
+    let (uri, headers) = (request.uri(), request.headers());
+    // RFC 9112, section 3.2. HTTP/1.0 knew no Host, HTTP/2 has its own.
+    let hosts = headers.get_all(HOST).iter().count();
+    if hosts > 1 || hosts == 0 && request.version() == Version::HTTP_11 {
+        return Some(Problem::bad_field("Host", "Host: must be there exactly once"));
+    }
     let uri_bytes = uri.path_and_query().map_or(0, |target| target.as_str().len());
     if uri_bytes > limits.max_uri_bytes {
         return Some(Problem::of_status(StatusCode::URI_TOO_LONG));
@@ -107,7 +148,7 @@ fn refused_by_size(uri: &Uri, headers: &HeaderMap, limits: &ServerConfig) -> Opt
 }
 
 /// Renders a [`Problem`] for the request it belongs to, and gives a library's bare refusal a body of ours.
-fn finish(mut response: Response, shape: Shape, request_id: uuid::Uuid) -> Response {
+fn finish(mut response: Response, shape: Shape, request_id: Uuid) -> Response {
     let problem = match response.extensions_mut().remove::<Problem>() {
         Some(problem) => problem,
         None if is_bare_refusal(&response) => {

@@ -14,8 +14,8 @@ use utoipa_axum::routes;
 
 use crate::app::AppState;
 use crate::contracts::modula::{
-    ItemId, ItemRoutes, MODELS, NamedItem, PageBody, Paging, deleted, label, list_answer, no_such, nullable, or_empty,
-    required, time_text,
+    ItemId, ItemRoutes, MODELS, NamedItem, PageBody, Paging, deleted, label, list_answer, no_such, nullable, required,
+    settings_or_empty, time_text,
 };
 use crate::extract::{Caller, IfMatch, Json, MinPosition, Prefer, Query};
 use crate::problem::{Problem, ProblemBody};
@@ -95,13 +95,14 @@ pub(crate) struct WriteField {
     /// Not blank, 255 characters at most.
     #[serde(deserialize_with = "label")]
     label: String,
-    #[serde(default, deserialize_with = "or_empty")]
+    /// 65,536 characters at most.
+    #[serde(default, deserialize_with = "settings_or_empty")]
     data: String,
-    /// JSON as text; `{}` when empty.
-    #[serde(default, deserialize_with = "or_empty")]
+    /// JSON as text; `{}` when empty; 65,536 characters at most.
+    #[serde(default, deserialize_with = "settings_or_empty")]
     validation: String,
-    /// JSON as text; `{}` when empty.
-    #[serde(default, deserialize_with = "or_empty")]
+    /// JSON as text; `{}` when empty; 65,536 characters at most.
+    #[serde(default, deserialize_with = "settings_or_empty")]
     ui_config: String,
     #[serde(rename = "type", deserialize_with = "required")]
     #[schema(value_type = String, example = "text")]

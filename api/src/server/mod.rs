@@ -1,23 +1,23 @@
 //! The accept loop. axum's own has no header timeout, no bound on connections and no bound on its graceful stop.
 
+mod activity;
+mod stream;
+
 use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
 use axum::extract::Request;
 use bytes::Bytes;
-use hyper::Version;
 use hyper::body::{Frame, Incoming, SizeHint};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -27,10 +27,13 @@ use tower_service::Service as _;
 use crate::config::ServerConfig;
 use crate::middleware::Peer;
 
+use activity::{Activity, Lifetimes, OpenRequest};
+use stream::Watched;
+
 /// Waiting connections that the kernel keeps while all places are taken.
 const BACKLOG: i32 = 1024;
 
-/// hyper closes without a word beyond this; between our own limit and this one we can still answer 431 and 414.
+/// Between our own limits and hyper's the handlers' surroundings answer 431 and 414, in the shape that the path asks for.
 const HEAD_SLACK_BYTES: usize = 64 * 1024;
 
 /// How often a connection looks whether it has outlived its time.
@@ -176,12 +179,6 @@ fn is_about_one_connection(error: &io::Error) -> bool {
     matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
 }
 
-#[derive(Debug, Clone, Copy)]
-struct Lifetimes {
-    header: Duration,
-    idle: Duration,
-}
-
 async fn serve_connection(
     stream: TcpStream,
     peer: SocketAddr,
@@ -191,10 +188,7 @@ async fn serve_connection(
     stop: CancellationToken,
 ) {
     let activity = Arc::new(Activity::default());
-    let watched = Watched {
-        stream,
-        activity: Arc::clone(&activity),
-    };
+    let watched = Watched::new(stream, Arc::clone(&activity));
     let service = hyper::service::service_fn({
         let activity = Arc::clone(&activity);
         move |request: Request<Incoming>| {
@@ -233,112 +227,6 @@ async fn serve_connection(
     }
 }
 
-/// What a connection is doing, in milliseconds since the process began to count.
-#[derive(Debug)]
-struct Activity {
-    open_requests: AtomicUsize,
-    /// Of these, how many are being answered.
-    answering: AtomicUsize,
-    /// When the client last took something.
-    taken_ms: AtomicU64,
-    /// Since when no request is open.
-    idle_since_ms: AtomicU64,
-    /// First byte after the last request, or 0: the head of a request is under way since then.
-    head_since_ms: AtomicU64,
-    has_served: AtomicBool,
-    /// HTTP/2 frames that are no request arrive at any time, so bytes say nothing about heads there.
-    is_http2: AtomicBool,
-}
-
-impl Default for Activity {
-    fn default() -> Self {
-        Self {
-            open_requests: AtomicUsize::new(0),
-            answering: AtomicUsize::new(0),
-            taken_ms: AtomicU64::new(now_ms()),
-            idle_since_ms: AtomicU64::new(now_ms()),
-            head_since_ms: AtomicU64::new(0),
-            has_served: AtomicBool::new(false),
-            is_http2: AtomicBool::new(false),
-        }
-    }
-}
-
-impl Activity {
-    fn open(activity: &Arc<Self>, version: Version) -> OpenRequest {
-        activity.has_served.store(true, Ordering::Relaxed);
-        activity.is_http2.store(version == Version::HTTP_2, Ordering::Relaxed);
-        activity.open_requests.fetch_add(1, Ordering::Relaxed);
-        activity.head_since_ms.store(0, Ordering::Relaxed);
-        OpenRequest {
-            activity: Arc::clone(activity),
-            is_answering: AtomicBool::new(false),
-        }
-    }
-
-    fn note_bytes(&self) {
-        if self.open_requests.load(Ordering::Relaxed) == 0 && !self.is_http2.load(Ordering::Relaxed) {
-            // Only the first byte counts; a drip must not push the deadline on.
-            let _ = self
-                .head_since_ms
-                .compare_exchange(0, now_ms(), Ordering::Relaxed, Ordering::Relaxed);
-        }
-    }
-
-    fn note_taken(&self, written: &Poll<io::Result<usize>>) {
-        if matches!(written, Poll::Ready(Ok(1..))) {
-            self.taken_ms.store(now_ms(), Ordering::Relaxed);
-        }
-    }
-
-    fn has_outlived(&self, lifetimes: Lifetimes) -> bool {
-        let open = self.open_requests.load(Ordering::Relaxed);
-        if open > 0 {
-            // Handlers take their time; a client that does not take its answer does not get more than an idle one.
-            let is_stalled = self.answering.load(Ordering::Relaxed) == open;
-            let since = self.taken_ms.load(Ordering::Relaxed);
-            return is_stalled && u128::from(now_ms().saturating_sub(since)) > lifetimes.idle.as_millis();
-        }
-        let head_since = self.head_since_ms.load(Ordering::Relaxed);
-        let (since, longest) = if head_since > 0 {
-            (head_since, lifetimes.header)
-        } else if self.has_served.load(Ordering::Relaxed) {
-            (self.idle_since_ms.load(Ordering::Relaxed), lifetimes.idle)
-        } else {
-            // Whoever connects has something to say; silence right away gets no more than a slow head.
-            (
-                self.idle_since_ms.load(Ordering::Relaxed),
-                lifetimes.header.min(lifetimes.idle),
-            )
-        };
-        u128::from(now_ms().saturating_sub(since)) > longest.as_millis()
-    }
-}
-
-/// Counts as an open request until dropped.
-struct OpenRequest {
-    activity: Arc<Activity>,
-    is_answering: AtomicBool,
-}
-
-impl OpenRequest {
-    fn note_answer(&self) {
-        self.is_answering.store(true, Ordering::Relaxed);
-        self.activity.taken_ms.store(now_ms(), Ordering::Relaxed);
-        self.activity.answering.fetch_add(1, Ordering::Relaxed);
-    }
-}
-
-impl Drop for OpenRequest {
-    fn drop(&mut self) {
-        if self.is_answering.load(Ordering::Relaxed) {
-            self.activity.answering.fetch_sub(1, Ordering::Relaxed);
-        }
-        self.activity.idle_since_ms.store(now_ms(), Ordering::Relaxed);
-        self.activity.open_requests.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
 /// The body of an answer, whose request is open until it has been handed over.
 struct Sent {
     body: Body,
@@ -362,64 +250,12 @@ impl hyper::body::Body for Sent {
     }
 }
 
-/// Never 0, which stands for "not".
-fn now_ms() -> u64 {
-    static START: OnceLock<Instant> = OnceLock::new();
-    let elapsed = START.get_or_init(Instant::now).elapsed();
-    u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX).saturating_add(1)
-}
-
-/// A stream that tells its connection when bytes arrive.
-struct Watched {
-    stream: TcpStream,
-    activity: Arc<Activity>,
-}
-
-impl AsyncRead for Watched {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let before = buffer.filled().len();
-        let polled = Pin::new(&mut self.stream).poll_read(cx, buffer);
-        if buffer.filled().len() > before {
-            self.activity.note_bytes();
-        }
-        polled
-    }
-}
-
-impl AsyncWrite for Watched {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        let polled = Pin::new(&mut self.stream).poll_write(cx, bytes);
-        self.activity.note_taken(&polled);
-        polled
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        slices: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        let polled = Pin::new(&mut self.stream).poll_write_vectored(cx, slices);
-        self.activity.note_taken(&polled);
-        polled
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use axum::routing::get;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    use std::time::Instant;
 
     use super::*;
     use crate::config::Config;

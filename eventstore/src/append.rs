@@ -198,6 +198,15 @@ pub enum AppendError {
     /// The idempotency key was used before, for another request.
     #[error("the idempotency key belongs to another request")]
     IdempotencyKeyReused,
+    /// Events of this type and version may not be written: no program has announced them, or they were retired. A
+    /// newer program has taken over, and this one should be stopped.
+    #[error("{event_type} of version {event_version} may not be written any more")]
+    Unregistered {
+        /// The type.
+        event_type: &'static str,
+        /// The version that this program writes.
+        event_version: &'static str,
+    },
     /// Too many commands are waiting.
     #[error("too many commands are waiting")]
     Overloaded {

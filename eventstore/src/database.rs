@@ -15,6 +15,8 @@ use sqlx::postgres::{PgConnectOptions, PgConnection, PgListener, PgPool, PgPoolO
 use sqlx::{ConnectOptions, Connection, Executor};
 use tokio::sync::watch;
 
+use annals_domain::registry;
+
 use crate::embedded::{Cluster, ClusterError, ClusterOptions};
 
 /// The role that reads everything, executes the append functions and owns schema `view`, but cannot write to `log`.
@@ -113,6 +115,7 @@ end
 $grant$";
 
 /// Run after every migration, not once: the role may have come after the log, or the log from a dump without it.
+const REGISTER_SCHEMAS: &str = "select log.register_schemas($1, $2, $3)";
 const GRANT_LOG: &str = "call log.grant_application()";
 
 const LOG_EXISTS: &str = "select to_regclass('log.events') is not null";
@@ -595,6 +598,15 @@ impl Database {
         let application_role = prepare_role(&mut connection).await?;
         create_schema(&mut connection, "log", "create schema log").await?;
         let log = run(&LOG_MIGRATIONS, "log", "set search_path to log", &mut connection).await?;
+
+        let kinds = registry::event_kinds();
+        sqlx::query(REGISTER_SCHEMAS)
+            .bind(kinds.iter().map(|kind| kind.aggregate_type).collect::<Vec<_>>())
+            .bind(kinds.iter().map(|kind| kind.event_type).collect::<Vec<_>>())
+            .bind(kinds.iter().map(|kind| kind.version).collect::<Vec<_>>())
+            .execute(&mut connection)
+            .await
+            .map_err(statement("registering the events of this program"))?;
 
         if application_role {
             connection

@@ -37,6 +37,15 @@ pub(crate) struct PreparedEvent {
     pub(crate) leaf_hash: Hash,
 }
 
+impl PreparedEvent {
+    /// Whether both have one entry in the registry.
+    pub(crate) fn is_kind_of(&self, other: &Self) -> bool {
+        self.event_type == other.event_type
+            && self.stream.aggregate_type == other.stream.aggregate_type
+            && self.event_version == other.event_version
+    }
+}
+
 /// A stream that must be at a version, and the numbers of the first and last event it gets, counted within the
 /// command from 0.
 #[derive(Debug)]

@@ -6,40 +6,33 @@
 //! When the connection is lost under a batch, nobody knows whether it was committed. The same batch is then sent
 //! again: the append function knows commands that it has carried out by their ids and repeats its answer.
 
+mod call;
+
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use sqlx::postgres::PgRow;
-use sqlx::{Connection, PgConnection, Row};
-use time::OffsetDateTime;
+use sqlx::{Connection, PgConnection};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use annals_domain::Timestamp;
-
 use crate::admission::{self, Bounds};
 use crate::append::{AppendError, Appended};
 use crate::database::{Database, Timeouts};
 use crate::error::{StoreError, is_lost_connection};
-use crate::position::{Hash, Position};
-use crate::prepare::{Prepared, PreparedHeld, PreparedStream};
+use crate::position::Position;
+use crate::prepare::Prepared;
 use crate::vault::{SubjectKey, Vault};
-
-const APPEND: &str = "
-    select command, outcome, command_id, first_position, last_position, entry_hash, recorded_at, item, actual, scopes
-    from log.append(
-        $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17,
-        $18, $19, $20, $21, $22, $23, $24, $25, $26, $27, $28, $29, $30, $31, $32, $33, $34
-    )
-";
 
 /// Told to clients when the queue is full; it empties much faster than that.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 /// Callers that were just answered get this many chances to come back before the next batch is closed.
 const MOST_YIELDS: usize = 8;
+/// So many waiting commands are sent without waiting for those whose callers have yet to hear of the last batch: the
+/// database and the callers then work at the same time. Fewer would make batches too small to be worth it.
+const PIPELINED_COMMANDS: usize = 48;
 /// How often a batch is repeated after the database gave it up by itself.
 const MOST_ROLLBACKS: usize = 3;
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
@@ -123,6 +116,7 @@ impl WriterHandle {
             requests,
             waiting: VecDeque::new(),
             connection: None,
+            undelivered: None,
             closing: closing.clone(),
         };
         // Ends `close` even if the writer should panic.
@@ -168,6 +162,8 @@ struct Writer {
     requests: mpsc::Receiver<Request>,
     waiting: VecDeque<Request>,
     connection: Option<PgConnection>,
+    /// The last batch, carried out but not answered yet.
+    undelivered: Option<(Attempt, Vec<Answer>)>,
     closing: CancellationToken,
 }
 
@@ -186,6 +182,7 @@ impl Writer {
             let batch = self.next_batch();
             self.commit(batch).await;
         }
+        self.deliver_last();
         if let Some(connection) = self.connection.take() {
             // Everything is answered; how the session ends does not matter.
             let _ = connection.close().await;
@@ -194,6 +191,12 @@ impl Writer {
 
     /// Waits for work. False when there will be no more.
     async fn gather(&mut self) -> bool {
+        self.take_requests();
+        if self.waiting.len() >= PIPELINED_COMMANDS {
+            // Enough for the database to go on at once; those that it has answered are told meanwhile.
+            return true;
+        }
+        self.deliver_last();
         if self.closing.is_cancelled() {
             self.requests.close();
         }
@@ -220,14 +223,24 @@ impl Writer {
             }
             seen = now;
         }
-        // What waits here for the next batch counts against the queue's bound as what waits there does.
+        self.take_requests();
+        true
+    }
+
+    /// What waits here for the next batch counts against the queue's bound as what waits there does.
+    fn take_requests(&mut self) {
         while self.waiting.len() < self.options.queue_commands.max(1) {
             match self.requests.try_recv() {
                 Ok(request) => self.waiting.push_back(request),
                 Err(_) => break,
             }
         }
-        true
+    }
+
+    fn deliver_last(&mut self) {
+        if let Some((attempt, answers)) = self.undelivered.take() {
+            deliver(attempt, answers, &self.head);
+        }
     }
 
     fn next_batch(&mut self) -> Vec<Request> {
@@ -267,6 +280,9 @@ impl Writer {
         let mut pause = Duration::ZERO;
         let mut give_up = Instant::now() + self.options.connect_within;
         loop {
+            if self.connection.is_none() {
+                self.deliver_last(); // connecting may take long
+            }
             if let Err(error) = self.connect(give_up).await {
                 self.refuse_all(attempt, error);
                 return None;
@@ -278,7 +294,8 @@ impl Writer {
             };
             let error = match sent {
                 Sent::Answered(answers) => {
-                    self.deliver(attempt, answers);
+                    // Delivered when the next batch is on its way, or there is none.
+                    self.undelivered = Some((attempt, answers));
                     return None;
                 }
                 Sent::Lost(error) => {
@@ -417,33 +434,42 @@ impl Writer {
         let Some(connection) = &mut self.connection else {
             return Sent::Lost(sqlx::Error::PoolClosed);
         };
-        match tokio::time::timeout(self.options.answer_within, call(connection, batch)).await {
+        let answered = tokio::time::timeout(self.options.answer_within, call::append(connection, batch));
+        let deliver_last = async {
+            if let Some((attempt, answers)) = self.undelivered.take() {
+                deliver(attempt, answers, &self.head);
+            }
+        };
+        // In this order: the batch is sent first, and the last one's callers are woken while the database works.
+        let (answered, ()) = tokio::join!(biased; answered, deliver_last);
+        match answered {
             Ok(Ok(answers)) => Sent::Answered(answers),
             Ok(Err(error)) if is_lost_connection(&error) => Sent::Lost(error),
             Ok(Err(error)) => Sent::Failed(error),
             Err(elapsed) => Sent::Lost(sqlx::Error::Io(elapsed.into())),
         }
     }
+}
 
-    fn deliver(&self, attempt: Attempt, answers: Vec<Answer>) {
-        let head = answers
-            .iter()
-            .flatten()
-            .filter(|appended| !appended.duplicate || attempt.in_doubt)
-            .map(|appended| appended.last_position)
-            .max();
-        for (request, mut answer) in attempt.batch.into_iter().zip(answers) {
-            if let Ok(appended) = &mut answer
-                && attempt.in_doubt
-                && appended.command_id == request.prepared.command_id
-            {
-                appended.duplicate = false; // it was this very attempt that had been carried out
-            }
-            request.answer(answer);
+fn deliver(attempt: Attempt, answers: Vec<Answer>, head: &watch::Sender<Position>) {
+    let last = answers
+        .iter()
+        .flatten()
+        .filter(|appended| !appended.duplicate || attempt.in_doubt)
+        .map(|appended| appended.last_position)
+        .max();
+    // First, so that whoever waits for the position of an answer finds it reached.
+    if let Some(last) = last {
+        crate::subscription::raise(head, last);
+    }
+    for (request, mut answer) in attempt.batch.into_iter().zip(answers) {
+        if let Ok(appended) = &mut answer
+            && attempt.in_doubt
+            && appended.command_id == request.prepared.command_id
+        {
+            appended.duplicate = false; // it was this very attempt that had been carried out
         }
-        if let Some(head) = head {
-            crate::subscription::raise(&self.head, head);
-        }
+        request.answer(answer);
     }
 }
 
@@ -512,224 +538,4 @@ fn is_callers_mistake(error: &sqlx::Error) -> bool {
         .as_database_error()
         .and_then(|error| error.code())
         .is_some_and(|code| code.starts_with("22") || code == "23514")
-}
-
-/// Numbers of a batch fit: it is bounded by the options and its commands by what a commit may hold.
-fn number(index: usize) -> i32 {
-    i32::try_from(index).unwrap_or(i32::MAX)
-}
-
-async fn call(connection: &mut PgConnection, batch: &[Request]) -> Result<Vec<Answer>, sqlx::Error> {
-    let commands = || batch.iter().map(|request| &request.prepared);
-    let numbered = || (1..).zip(commands());
-    // The first event's number within the batch, for each command.
-    let first_events: Vec<usize> = commands()
-        .scan(1, |next, command| {
-            let first = *next;
-            *next += command.events.len();
-            Some(first)
-        })
-        .collect();
-    let streams: Vec<(usize, &PreparedStream)> = numbered()
-        .flat_map(|(number, command)| command.streams.iter().map(move |stream| (number, stream)))
-        .collect();
-    let held: Vec<(usize, &PreparedHeld)> = numbered()
-        .flat_map(|(number, command)| command.held.iter().map(move |held| (number, held)))
-        .collect();
-    let claims: Vec<_> = numbered()
-        .flat_map(|(number, command)| command.claims.iter().map(move |step| (number, step)))
-        .collect();
-    let events: Vec<_> = commands()
-        .flat_map(|command| command.events.iter().map(move |event| (command, event)))
-        .collect();
-    let in_batch = |command: usize, event: usize| number(first_events[command - 1] + event);
-    let idempotency = || commands().map(|command| command.idempotency.as_ref());
-
-    let rows = sqlx::query(APPEND)
-        .bind(commands().map(|command| command.command_id).collect::<Vec<_>>())
-        .bind(
-            commands()
-                .map(|command| number(command.events.len()))
-                .collect::<Vec<_>>(),
-        )
-        .bind(
-            idempotency()
-                .map(|key| key.map(|key| key.principal.as_str()))
-                .collect::<Vec<_>>(),
-        )
-        .bind(
-            idempotency()
-                .map(|key| key.map(|key| key.key.as_str()))
-                .collect::<Vec<_>>(),
-        )
-        .bind(
-            idempotency()
-                .map(|key| key.map(|key| key.request_hash.0.as_slice()))
-                .collect::<Vec<_>>(),
-        )
-        .bind(streams.iter().map(|(command, _)| number(*command)).collect::<Vec<_>>())
-        .bind(
-            streams
-                .iter()
-                .map(|(_, stream)| stream.stream.aggregate_type)
-                .collect::<Vec<_>>(),
-        )
-        .bind(streams.iter().map(|(_, stream)| stream.stream.id).collect::<Vec<_>>())
-        .bind(
-            streams
-                .iter()
-                .map(|(_, stream)| stream.expected.cast_signed())
-                .collect::<Vec<_>>(),
-        )
-        .bind(
-            streams
-                .iter()
-                .map(|(c, s)| s.events.map(|(first, _)| in_batch(*c, first)))
-                .collect::<Vec<_>>(),
-        )
-        .bind(
-            streams
-                .iter()
-                .map(|(c, s)| s.events.map(|(_, last)| in_batch(*c, last)))
-                .collect::<Vec<_>>(),
-        )
-        .bind(held.iter().map(|(command, _)| number(*command)).collect::<Vec<_>>())
-        .bind(held.iter().map(|(_, held)| held.scope.as_str()).collect::<Vec<_>>())
-        .bind(
-            held.iter()
-                .map(|(_, held)| held.stored_key.as_slice())
-                .collect::<Vec<_>>(),
-        )
-        .bind(claims.iter().map(|(command, _)| number(*command)).collect::<Vec<_>>())
-        .bind(claims.iter().map(|(_, step)| step.step.as_str()).collect::<Vec<_>>())
-        .bind(claims.iter().map(|(_, step)| step.scope.as_str()).collect::<Vec<_>>())
-        .bind(claims.iter().map(|(_, step)| step.key.as_slice()).collect::<Vec<_>>())
-        .bind(
-            claims
-                .iter()
-                .map(|(_, step)| step.owner.aggregate_type)
-                .collect::<Vec<_>>(),
-        )
-        .bind(claims.iter().map(|(_, step)| step.owner.id).collect::<Vec<_>>())
-        .bind(
-            claims
-                .iter()
-                .map(|(command, step)| in_batch(*command, step.event))
-                .collect::<Vec<_>>(),
-        )
-        .bind(
-            events
-                .iter()
-                .map(|(_, event)| event.stream.aggregate_type)
-                .collect::<Vec<_>>(),
-        )
-        .bind(
-            events
-                .iter()
-                .map(|(_, event)| event.aggregate_id.as_str())
-                .collect::<Vec<_>>(),
-        )
-        .bind(events.iter().map(|(_, event)| event.sequence).collect::<Vec<_>>())
-        .bind(events.iter().map(|(_, event)| event.event_type).collect::<Vec<_>>())
-        .bind(events.iter().map(|(_, event)| event.event_version).collect::<Vec<_>>())
-        .bind(
-            events
-                .iter()
-                .map(|(_, event)| event.payload.as_str())
-                .collect::<Vec<_>>(),
-        )
-        .bind(
-            events
-                .iter()
-                .map(|(_, event)| event.metadata.as_str())
-                .collect::<Vec<_>>(),
-        )
-        .bind(events.iter().map(|(_, event)| event.event_id).collect::<Vec<_>>())
-        .bind(events.iter().map(|(command, _)| command.command_id).collect::<Vec<_>>())
-        .bind(
-            events
-                .iter()
-                .map(|(command, _)| command.actor.as_str())
-                .collect::<Vec<_>>(),
-        )
-        .bind(
-            events
-                .iter()
-                .map(|(command, _)| command.correlation_id)
-                .collect::<Vec<_>>(),
-        )
-        .bind(
-            events
-                .iter()
-                .map(|(command, _)| command.causation_id)
-                .collect::<Vec<_>>(),
-        )
-        .bind(
-            events
-                .iter()
-                .map(|(_, event)| event.leaf_hash.0.as_slice())
-                .collect::<Vec<_>>(),
-        )
-        .fetch_all(connection)
-        .await?;
-    if rows.len() != batch.len() {
-        return Err(sqlx::Error::Protocol(format!(
-            "{} answers to {} commands",
-            rows.len(),
-            batch.len()
-        )));
-    }
-    rows.iter().map(|row| answer_of(row, &streams, &held)).collect()
-}
-
-fn answer_of(
-    row: &PgRow,
-    streams: &[(usize, &PreparedStream)],
-    held: &[(usize, &PreparedHeld)],
-) -> Result<Answer, sqlx::Error> {
-    let unexpected = |what: &str| sqlx::Error::Protocol(format!("log.append answered with an unknown {what}"));
-    let item = || -> Result<usize, sqlx::Error> {
-        let item: i32 = row.try_get("item")?;
-        usize::try_from(item)
-            .ok()
-            .and_then(|item| item.checked_sub(1))
-            .ok_or_else(|| unexpected("item"))
-    };
-    let outcome: &str = row.try_get("outcome")?;
-    Ok(match outcome {
-        "ok" | "duplicate" => Ok(Appended {
-            command_id: row.try_get("command_id")?,
-            first_position: Position::from_i64(row.try_get("first_position")?),
-            last_position: Position::from_i64(row.try_get("last_position")?),
-            entry_hash: Hash::from_column(row, "entry_hash")?,
-            recorded_at: Timestamp::from_offset(row.try_get::<OffsetDateTime, _>("recorded_at")?),
-            duplicate: outcome == "duplicate",
-        }),
-        "reused" => Err(AppendError::IdempotencyKeyReused),
-        "conflict" => {
-            let (_, stream) = streams.get(item()?).ok_or_else(|| unexpected("stream"))?;
-            Err(AppendError::Conflict {
-                stream: stream.stream,
-                expected: stream.expected,
-                actual: row.try_get::<i64, _>("actual")?.cast_unsigned(),
-            })
-        }
-        "taken" => {
-            let scopes: &str = row.try_get("scopes")?;
-            let mut scopes = scopes
-                .split(',')
-                .map(|scope| scope.parse().map_err(|_| unexpected("scope")))
-                .collect::<Result<Vec<_>, _>>()?;
-            scopes.sort_unstable();
-            Err(AppendError::Taken { scopes })
-        }
-        "missing" => {
-            let (_, held) = held.get(item()?).ok_or_else(|| unexpected("claim"))?;
-            Err(AppendError::Missing {
-                scope: held.scope,
-                key: held.key.clone(),
-            })
-        }
-        _ => return Err(unexpected("outcome")),
-    })
 }

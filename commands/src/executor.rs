@@ -306,7 +306,7 @@ fn answer(error: AppendError, unknown: bool, references: &[Reference]) -> Comman
         AppendError::OutcomeUnknown => CommandError::OutcomeUnknown,
         AppendError::Unavailable(source) => source.into(),
         AppendError::IdempotencyKeyReused => CommandError::Internal("an idempotency key nobody gave".to_owned()),
-        AppendError::Unregistered { .. } => CommandError::Internal(error.to_string()),
+        AppendError::NoStream { .. } | AppendError::Unregistered { .. } => CommandError::Internal(error.to_string()),
         AppendError::Refused(text) => CommandError::Internal(text),
     }
 }

@@ -198,6 +198,12 @@ pub enum AppendError {
     /// The idempotency key was used before, for another request.
     #[error("the idempotency key belongs to another request")]
     IdempotencyKeyReused,
+    /// A stream that has to exist does not.
+    #[error("{stream} does not exist")]
+    NoStream {
+        /// Which stream.
+        stream: StreamId,
+    },
     /// Events of this type and version may not be written: no program has announced them, or they were retired. A
     /// newer program has taken over, and this one should be stopped.
     #[error("{event_type} of version {event_version} may not be written any more")]

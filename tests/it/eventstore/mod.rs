@@ -7,6 +7,7 @@ mod chain;
 mod checkpoints;
 mod claims;
 mod cqrs;
+mod expectations;
 mod protection;
 mod reading;
 mod vault;
@@ -61,8 +62,13 @@ impl TestLog {
 
     /// Fills one batch with `commands`: all are waiting when the writer next takes any.
     async fn in_one_batch(&self, commands: Vec<Append>) -> Vec<Result<Appended, AppendError>> {
+        self.in_one_batch_behind(created(new_content()), commands).await
+    }
+
+    /// The same, with the command that keeps the writer busy meanwhile.
+    async fn in_one_batch_behind(&self, plug: Append, commands: Vec<Append>) -> Vec<Result<Appended, AppendError>> {
         let lock = self.hold_lock().await;
-        let plug = tokio::spawn(append(&self.store, created(ContentId::new(Uuid::now_v7()))));
+        let plug = tokio::spawn(append(&self.store, plug));
         self.until_waiting(1).await;
         let mut waiting = Vec::new();
         for command in commands {

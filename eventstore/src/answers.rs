@@ -65,7 +65,6 @@ const SWEEP: &str = "
         where o.created_at <= clock_timestamp() - make_interval(secs => $1)
         order by o.created_at
         limit $2
-        for update skip locked
     ) as old
     where a.principal = old.principal and a.idempotency_key = old.idempotency_key
 ";

@@ -254,7 +254,7 @@ impl EventStore {
     }
 
     /// Deletes a small batch of the answers older than `retention`, oldest first: how many, and whether there may be
-    /// more. Processes that do it at once do not wait for each other.
+    /// more.
     ///
     /// # Errors
     /// [`StoreError::Database`].

@@ -815,3 +815,152 @@ async fn every_kind_of_write_replays() {
     }
     app.finish().await;
 }
+
+/// Keeps the read model of routes where it is, until dropped by the test.
+async fn hold_routes(app: &TestApp) -> sqlx::PgConnection {
+    let mut superuser = app.database().superuser().await;
+    superuser
+        .execute("begin; lock table view.routes in share mode")
+        .await
+        .unwrap();
+    superuser
+}
+
+/// Waits until the log has grown beyond `position`.
+async fn until_grown(app: &TestApp, position: annals_eventstore::Position) {
+    for _ in 0..1000 {
+        if app.head().await > position {
+            return;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
+    panic!("nothing was appended");
+}
+
+#[tokio::test]
+async fn whoever_asks_while_the_first_is_at_it_waits_for_its_answer() {
+    let app = TestApp::with(|config| config.read_your_writes.timeout_ms = 60_000).await;
+    let editor = app.person(Role::Editor).await;
+    let other = Other::beside(&app).await;
+    let body = route("/one");
+    let head = app.head().await;
+    let mut held = hold_routes(&app).await;
+    let first = tokio::spawn({
+        let (editor, body) = (editor.clone(), body.clone());
+        async move { create_route(&editor, "k", &body).await }
+    });
+    until_grown(&app, head).await; // committed, and now waiting for the read model
+    let busy = create_route(&editor, "k", &body).await;
+    busy.assert_problem(409, "IDEMPOTENCY_IN_PROGRESS");
+    assert_eq!(busy.header("retry-after"), "1");
+    let (there, _) = tokio::join!(other.create_route(&app, &editor, "k", &body), async {
+        held.execute("rollback").await.unwrap();
+    });
+    let first = first.await.unwrap().assert_status(StatusCode::CREATED);
+    assert_eq!(there, (first.text.clone(), true));
+    assert_replays(&create_route(&editor, "k", &body).await, &first);
+    assert_eq!(app.head().await.get(), head.get() + 1);
+    other.stop().await;
+    app.finish().await;
+}
+
+#[tokio::test]
+async fn a_client_that_goes_away_finds_its_answer_when_it_comes_back() {
+    use tokio::io::AsyncWriteExt as _;
+
+    let app = TestApp::with(|config| config.read_your_writes.timeout_ms = 60_000).await;
+    let editor = app.person(Role::Editor).await;
+    let body = route("/one");
+    let head = app.head().await;
+    let mut held = hold_routes(&app).await;
+    let text = body.to_string();
+    let request = format!(
+        "POST {ROUTES} HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer {}\r\nidempotency-key: k\r\n\
+         content-type: application/json\r\ncontent-length: {}\r\n\r\n{text}",
+        editor.token(),
+        text.len()
+    );
+    let mut stream = tokio::net::TcpStream::connect(app.address()).await.unwrap();
+    stream.write_all(request.as_bytes()).await.unwrap();
+    until_grown(&app, head).await;
+    drop(stream);
+    held.execute("rollback").await.unwrap();
+    let found = create_route(&editor, "k", &body)
+        .await
+        .assert_status(StatusCode::CREATED);
+    assert!(is_replay(&found), "{}", found.text);
+    assert_eq!(app.head().await.get(), head.get() + 1);
+    app.finish().await;
+}
+
+#[tokio::test]
+async fn a_loser_that_finds_its_thing_gone_still_gets_the_first_answer() {
+    let app = TestApp::new().await;
+    let editor = app.person(Role::Editor).await;
+    let other = Other::beside(&app).await;
+    for number in 0..10 {
+        let created = editor.post(ROUTES, &route(&format!("/{number}"))).await;
+        let path = format!("{ROUTES}/{}", created.body["route_id"].as_str().unwrap());
+        let delete = |base: String| {
+            let request = app.client().delete(format!("{base}{path}")).bearer_auth(editor.token());
+            let request = request.header(KEY, format!("delete-{number}"));
+            async move {
+                let response = request.send().await.unwrap();
+                (response.status(), response.text().await.unwrap())
+            }
+        };
+        let (here, there) = tokio::join!(delete(app.url("")), delete(format!("http://{}", other.address)));
+        assert_eq!(here, there);
+        assert_eq!(here.0, StatusCode::OK, "{}", here.1);
+    }
+    other.stop().await;
+    app.finish().await;
+}
+
+#[tokio::test]
+async fn browsers_may_send_the_key_and_read_that_an_answer_is_old() {
+    let app = TestApp::with(|config| config.cors.origins = vec!["https://app.example.com".to_owned()]).await;
+    let editor = app.person(Role::Editor).await;
+    let origin = "https://app.example.com";
+    let preflight = app
+        .request(Method::OPTIONS, ROUTES)
+        .header("origin", origin)
+        .header("access-control-request-method", "POST")
+        .header("access-control-request-headers", KEY)
+        .send()
+        .await;
+    assert!(preflight.header("access-control-allow-headers").contains(KEY));
+    let send = |origin: Option<&str>| {
+        let request = editor.request(Method::POST, ROUTES).header(KEY, "k");
+        let request = match origin {
+            Some(origin) => request.header("origin", origin),
+            None => request,
+        };
+        request.json(&route("/one")).send()
+    };
+    let first = send(None).await.assert_status(StatusCode::CREATED);
+    let again = send(Some(origin)).await.assert_status(StatusCode::CREATED);
+    assert!(is_replay(&again) && again.text == first.text);
+    // Headers of CORS are of the request at hand, not of the first one.
+    assert_eq!(again.header("access-control-allow-origin"), origin);
+    assert!(
+        again
+            .header("access-control-expose-headers")
+            .contains("idempotency-replayed")
+    );
+    app.finish().await;
+}
+
+#[tokio::test]
+async fn a_body_beyond_the_limit_is_refused_before_its_key_is_looked_at() {
+    let app = TestApp::new().await;
+    let editor = app.person(Role::Editor).await;
+    let chunks = (0..300).map(|_| Ok::<_, std::io::Error>(vec![b'x'; 4096]));
+    let large = reqwest::Body::wrap_stream(futures::stream::iter(chunks));
+    let answer = editor
+        .request(Method::POST, ROUTES)
+        .header(KEY, "k")
+        .body("application/json", large);
+    answer.send().await.assert_problem(413, "PAYLOAD_TOO_LARGE");
+    app.finish().await;
+}

@@ -24,6 +24,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::config::Config;
+use crate::middleware::idempotency::Exchanges;
 use crate::router;
 use crate::server::Server;
 
@@ -36,6 +37,7 @@ struct Inner {
     store: EventStore,
     commands: Commands,
     engine: Engine,
+    exchanges: Exchanges,
 }
 
 impl AppState {
@@ -73,6 +75,11 @@ impl AppState {
     #[must_use]
     pub fn engine(&self) -> &Engine {
         &self.0.engine
+    }
+
+    /// The requests under an idempotency key that are being carried out.
+    pub(crate) fn exchanges(&self) -> &Exchanges {
+        &self.0.exchanges
     }
 
     /// Names of the read models that this process knows to have failed on their last try.
@@ -148,8 +155,13 @@ impl App {
                 store,
                 commands,
                 engine,
+                exchanges: Exchanges::default(),
             })),
         };
+        let state = &app.state;
+        state
+            .exchanges()
+            .sweep(state.store().clone(), state.config().answer_retention());
         if let Err(error) = app.ensure_administrator().await {
             app.wind_down().await;
             return Err(error);
@@ -201,6 +213,7 @@ impl App {
     }
 
     async fn wind_down(&self) {
+        self.state.exchanges().finish().await;
         self.state.commands().quiesce().await;
         self.state.engine().stop().await;
         self.state.store().close().await;

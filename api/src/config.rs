@@ -70,6 +70,8 @@ pub struct Config {
     pub password: PasswordConfig,
     /// How long answers wait for read models.
     pub read_your_writes: ReadYourWritesConfig,
+    /// How long answers are kept for repeated requests.
+    pub idempotency: IdempotencyConfig,
 }
 
 /// Shape of log lines.
@@ -191,6 +193,14 @@ pub struct ReadYourWritesConfig {
     pub timeout_ms: u64,
 }
 
+/// `[idempotency]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct IdempotencyConfig {
+    /// Life of an answer that is kept, hours.
+    pub retention_h: u32,
+}
+
 impl Config {
     /// Reads all layers. `file`: that file must exist; `None`: the file named by `ANNALS_CONFIG`, else `annals.toml` if there is one.
     ///
@@ -281,6 +291,7 @@ impl Config {
                 self.token.django_refresh_lifetime_s.into(),
             ),
             ("password.queue", self.password.queue as u64),
+            ("idempotency.retention_h", self.idempotency.retention_h.into()),
         ];
         if let Some((key, _)) = positive.iter().find(|(_, value)| *value == 0) {
             return refuse(key, "must be at least 1");
@@ -311,6 +322,12 @@ impl Config {
     #[must_use]
     pub fn settle_timeout(&self) -> Duration {
         Duration::from_millis(self.read_your_writes.timeout_ms)
+    }
+
+    /// How long an answer is kept for a repeated request.
+    #[must_use]
+    pub fn answer_retention(&self) -> Duration {
+        Duration::from_hours(self.idempotency.retention_h.into())
     }
 
     /// Text of the connection URL, when a server of one's own is used.

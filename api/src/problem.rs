@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use annals_commands::CommandError;
 use annals_domain::Denied;
-use annals_eventstore::StoreError;
+use annals_eventstore::{Position, StoreError};
 use annals_projections::QueryError;
 use axum::Json;
 use axum::http::header::{CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
@@ -18,6 +18,8 @@ use serde::Serialize;
 use serde_json::Value;
 use utoipa::ToSchema;
 use uuid::Uuid;
+
+use crate::middleware::IDEMPOTENCY_KEY_NAME;
 
 /// The challenge of `/api/v1` (contract of the FastAPI document).
 pub const BEARER: HeaderValue = HeaderValue::from_static("Bearer");
@@ -92,6 +94,39 @@ impl Problem {
     pub fn unavailable(seconds: u64, message: impl Into<Cow<'static, str>>) -> Self {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "SERVICE_UNAVAILABLE", message)
             .with_header(RETRY_AFTER, HeaderValue::from(seconds.max(1)))
+    }
+
+    /// 422 for an idempotency key that was used for another request.
+    pub fn idempotency_key_reused() -> Self {
+        Self::new(
+            StatusCode::UNPROCESSABLE_ENTITY,
+            "IDEMPOTENCY_KEY_REUSED",
+            "Idempotency-Key: this key was used for another request",
+        )
+        .on(IDEMPOTENCY_KEY_NAME)
+    }
+
+    /// 409 for a repeated request whose first answer is not there: it was carried out, at `position`, and will not be
+    /// again.
+    pub fn idempotency_answer_gone(position: Position) -> Self {
+        Self::new(
+            StatusCode::CONFLICT,
+            "IDEMPOTENCY_ANSWER_GONE",
+            "This request was carried out before, and is not carried out again. Its answer is no longer there.",
+        )
+        .on(IDEMPOTENCY_KEY_NAME)
+        .with_details(serde_json::json!({ "position": position }))
+    }
+
+    /// 409 for a repeated request while the first one is still being carried out.
+    pub fn idempotency_in_progress() -> Self {
+        Self::new(
+            StatusCode::CONFLICT,
+            "IDEMPOTENCY_IN_PROGRESS",
+            "A request with this Idempotency-Key is being carried out. Please ask for its answer later.",
+        )
+        .on(IDEMPOTENCY_KEY_NAME)
+        .with_header(RETRY_AFTER, HeaderValue::from_static("1"))
     }
 
     /// What a bare status means; for answers that a library made without a body of ours.
@@ -282,6 +317,8 @@ impl From<CommandError> for Problem {
             )
             .on("If-Match")
             .with_details(serde_json::json!({ "expected": expected, "actual": actual })),
+            CommandError::AlreadyCarriedOut { position } => return Self::idempotency_answer_gone(position),
+            CommandError::IdempotencyKeyReused => return Self::idempotency_key_reused(),
             CommandError::Conflict => Self::new(
                 StatusCode::CONFLICT,
                 code,

@@ -11,7 +11,7 @@ use utoipa_axum::router::OpenApiRouter;
 use crate::app::AppState;
 use crate::config::CorsConfig;
 use crate::contracts::django;
-use crate::middleware::{self, X_CORRELATION_ID, X_REQUEST_ID};
+use crate::middleware::{self, IDEMPOTENCY_KEY, IDEMPOTENCY_REPLAYED, X_CORRELATION_ID, X_REQUEST_ID};
 use crate::problem::{Problem, is_django};
 use crate::routes;
 use crate::settle::EVENT_POSITION;
@@ -46,7 +46,14 @@ fn identity() -> OpenApiRouter<AppState> {
 pub(crate) fn build(state: AppState) -> Router {
     let (documented, _) = routes().split_for_parts();
     let alias: Router<AppState> = identity().into();
-    let mut router = documented.nest("/api/auth", alias).fallback(elsewhere);
+    let mut router =
+        documented
+            .nest("/api/auth", alias)
+            .fallback(elsewhere)
+            .layer(axum::middleware::from_fn_with_state(
+                state.clone(),
+                middleware::idempotency::once,
+            ));
     if let Some(cors) = cors(&state.config().cors) {
         router = router.layer(cors);
     }
@@ -88,6 +95,7 @@ fn cors(config: &CorsConfig) -> Option<CorsLayer> {
         AUTHORIZATION,
         CONTENT_TYPE,
         IF_MATCH,
+        IDEMPOTENCY_KEY,
         HeaderName::from_static("prefer"),
         HeaderName::from_static("min-position"),
         HeaderName::from_static("x-device-id"),
@@ -102,7 +110,14 @@ fn cors(config: &CorsConfig) -> Option<CorsLayer> {
             .allow_credentials(true)
             .allow_methods([Method::GET, Method::POST, Method::PUT, Method::PATCH, Method::DELETE])
             .allow_headers(request_headers)
-            .expose_headers([EVENT_POSITION, ETAG, RETRY_AFTER, WWW_AUTHENTICATE, X_REQUEST_ID])
+            .expose_headers([
+                EVENT_POSITION,
+                ETAG,
+                IDEMPOTENCY_REPLAYED,
+                RETRY_AFTER,
+                WWW_AUTHENTICATE,
+                X_REQUEST_ID,
+            ])
             .max_age(std::time::Duration::from_secs(600)),
     )
 }

@@ -244,6 +244,7 @@ impl Authenticated {
             device,
             correlation_id,
             causation_id,
+            promise: None,
         }
     }
 }
@@ -311,6 +312,14 @@ pub async fn authenticate(commands: &Commands, token: Option<&str>) -> Result<Au
         organization_id: identity.organization_id,
         expires_at: accepted.expires_at,
     })
+}
+
+/// Whom and which session an access token names, whether or not the session has ended since; absent unless we signed it
+/// and its time is not over. It proves nothing about the present: use it only for what the session did itself.
+#[must_use]
+pub fn named_by(commands: &Commands, token: &str) -> Option<(UserId, SessionId)> {
+    let accepted = commands.tokens().verify_access(token, commands.now()).ok()?;
+    Some((accepted.identity.user_id, accepted.identity.session_id))
 }
 
 /// Whether a signed token, of either kind, would be accepted where its kind is asked for.
@@ -533,7 +542,12 @@ impl FailureRecorder {
             tracing::warn!(user.id = %user_id, "a wrong password is not recorded: the log does not keep up");
             return;
         };
-        let (commands, caller) = (cx.commands.clone(), cx.caller.clone());
+        // What happens behind the answer is not what the client promised to ask for once: a repeated guess is a guess.
+        let caller = Caller {
+            promise: None,
+            ..cx.caller.clone()
+        };
+        let commands = cx.commands.clone();
         self.tasks.spawn(async move {
             let cx = commands.on_behalf_of(&caller);
             let command = AuthCommand::RecordFailure {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use annals_domain::registry::DomainError;
 use annals_domain::{ClaimScope, Denied};
-use annals_eventstore::{StoreError, Version};
+use annals_eventstore::{Position, StoreError, Version};
 
 use crate::services::password::{MAX_PASSWORD_BYTES, PasswordError};
 use crate::services::token::{SigningError, TokenFault};
@@ -54,6 +54,15 @@ pub enum CommandError {
     /// Others were always quicker. Asking again is safe.
     #[error("others keep changing the same thing")]
     Conflict,
+    /// Another request under the same idempotency key was carried out before; this one has written nothing.
+    #[error("the request was carried out before, at position {position}")]
+    AlreadyCarriedOut {
+        /// Position of the last event of that commit.
+        position: Position,
+    },
+    /// The idempotency key was used before, for another request.
+    #[error("the idempotency key belongs to another request")]
+    IdempotencyKeyReused,
     /// Too much work is waiting.
     #[error("too much work is waiting")]
     Overloaded {
@@ -103,6 +112,8 @@ impl CommandError {
             Self::Token(fault) => fault.code(),
             Self::Stale { .. } => "version.stale",
             Self::Conflict => "version.conflict",
+            Self::AlreadyCarriedOut { .. } => "idempotency.carried_out",
+            Self::IdempotencyKeyReused => "idempotency.key_reused",
             Self::Overloaded { .. } => "overloaded",
             Self::Unavailable(_) => "unavailable",
             Self::OutcomeUnknown => "outcome_unknown",

@@ -5,8 +5,14 @@
 
 use std::time::Duration;
 
-use annals_domain::{Actor, ClaimKey, ClaimScope, EventSourced, Timestamp, UserId};
-use annals_eventstore::{Append, AppendError, Condition, Position, StreamAppend, StreamId, Version};
+use annals_domain::{
+    Actor, ClaimKey, ClaimScope, EventSourced, Promise, PromiseOutcome, PromisedCommit, Session, SessionId, Timestamp,
+    User, UserId,
+};
+use annals_eventstore::{
+    Append, AppendError, Appended, Condition, Hash, Idempotency, Position, StreamAppend, StreamId, Version,
+};
+use cqrs_es::Aggregate as _;
 use uuid::Uuid;
 
 use crate::{CommandContext, CommandError};
@@ -107,6 +113,7 @@ pub struct UnitOfWork<'a> {
     streams: Vec<StreamAppend>,
     seen: Vec<(StreamId, Version)>,
     references: Vec<Reference>,
+    under_key: bool,
 }
 
 impl<'a> UnitOfWork<'a> {
@@ -119,6 +126,17 @@ impl<'a> UnitOfWork<'a> {
             streams: Vec::new(),
             seen: Vec::new(),
             references: Vec::new(),
+            under_key: true,
+        }
+    }
+
+    /// The same for what may be done again before the commit that decides: it is not made under the idempotency key of
+    /// the request, which would count as carried out although the rest could still be refused.
+    #[must_use]
+    pub fn beforehand(cx: &'a CommandContext<'a>) -> Self {
+        Self {
+            under_key: false,
+            ..Self::new(cx)
         }
     }
 
@@ -224,7 +242,8 @@ impl<'a> UnitOfWork<'a> {
     /// # Errors
     /// [`CommandError::Conflict`] when a stream has moved on: load and decide again. [`CommandError::Taken`],
     /// [`CommandError::Missing`], [`CommandError::Overloaded`], [`CommandError::Unavailable`],
-    /// [`CommandError::OutcomeUnknown`].
+    /// [`CommandError::OutcomeUnknown`]; [`CommandError::AlreadyCarriedOut`] and
+    /// [`CommandError::IdempotencyKeyReused`] by the idempotency key of the request.
     pub async fn commit(self) -> Result<Commit, CommandError> {
         let store = self.cx.store();
         if self.streams.is_empty() {
@@ -237,6 +256,7 @@ impl<'a> UnitOfWork<'a> {
             return Err(CommandError::Conflict);
         }
         let written: Vec<StreamId> = self.streams.iter().map(|append| append.stream).collect();
+        let under_key = UnderKey::of(&self, &written)?;
         let versions = self
             .seen
             .into_iter()
@@ -251,7 +271,7 @@ impl<'a> UnitOfWork<'a> {
             actor: self.actor,
             correlation_id: self.cx.caller.correlation_id,
             causation_id: self.cx.caller.causation_id,
-            idempotency: None,
+            idempotency: under_key.as_ref().map(UnderKey::idempotency),
             conditions: versions.chain(held).collect(),
             streams: self.streams,
         };
@@ -259,7 +279,15 @@ impl<'a> UnitOfWork<'a> {
         let mut unknown = false;
         let error = loop {
             match store.append(append.clone()).await {
+                Ok(appended) if appended.command_id != append.command_id => {
+                    break CommandError::AlreadyCarriedOut {
+                        position: appended.last_position,
+                    };
+                }
                 Ok(appended) => {
+                    if let Some(under_key) = under_key {
+                        under_key.carried_out(&appended);
+                    }
                     let repeated = attempt > 1; // then a duplicate is this very command
                     return Ok(Commit {
                         position: appended.last_position,
@@ -271,10 +299,81 @@ impl<'a> UnitOfWork<'a> {
                     attempt += 1;
                     pause(attempt).await;
                 }
-                Err(error) => break error,
+                Err(error) => break answer(error, unknown, &self.references),
             }
         };
-        Err(answer(error, unknown, &self.references))
+        if let Some(under_key) = under_key {
+            under_key.refused(&error);
+        }
+        Err(error)
+    }
+}
+
+/// The first commit of a request whose client gave an idempotency key.
+struct UnderKey<'a> {
+    promise: &'a Promise,
+    idempotency: Idempotency,
+    subjects: Vec<UserId>,
+    session_id: Option<SessionId>,
+}
+
+impl<'a> UnderKey<'a> {
+    /// Nothing once a commit has succeeded under the key: what the same request commits later goes without.
+    fn of(unit: &UnitOfWork<'a>, written: &[StreamId]) -> Result<Option<Self>, CommandError> {
+        let caller = unit.cx.caller;
+        let Some(promise) = caller.promise.as_deref().filter(|_| unit.under_key) else {
+            return Ok(None);
+        };
+        if promise.outcome().is_some() {
+            return Ok(None);
+        }
+        let Some(request) = promise.request() else {
+            let text = "a commit under an idempotency key of which nobody said whose it is";
+            return Err(CommandError::Internal(text.to_owned()));
+        };
+        let accounts = written.iter().filter(|stream| stream.aggregate_type == User::TYPE);
+        let mut subjects: Vec<UserId> = accounts.map(|stream| UserId::new(stream.id)).collect();
+        if let Actor::User(acting) = unit.actor
+            && !subjects.contains(&acting)
+        {
+            subjects.push(acting);
+        }
+        Ok(Some(Self {
+            promise,
+            idempotency: Idempotency {
+                principal: request.principal.clone(),
+                key: request.key.clone(),
+                request_hash: Hash(request.request_hash),
+            },
+            subjects,
+            session_id: caller
+                .session_id
+                .filter(|id| written.contains(&StreamId::new(Session::TYPE, *id))),
+        }))
+    }
+
+    fn idempotency(&self) -> Idempotency {
+        self.idempotency.clone()
+    }
+
+    fn carried_out(self, appended: &Appended) {
+        self.promise.settle(PromiseOutcome::CarriedOut(PromisedCommit {
+            command_id: appended.command_id,
+            position: appended.last_position.get(),
+            subjects: self.subjects,
+            session_id: self.session_id,
+        }));
+    }
+
+    /// Other refusals leave the key free for another attempt.
+    fn refused(self, error: &CommandError) {
+        match error {
+            CommandError::AlreadyCarriedOut { position } => self.promise.settle(PromiseOutcome::CarriedOutBefore {
+                position: position.get(),
+            }),
+            CommandError::IdempotencyKeyReused => self.promise.settle(PromiseOutcome::KeyReused),
+            _ => {}
+        }
     }
 }
 
@@ -305,7 +404,7 @@ fn answer(error: AppendError, unknown: bool, references: &[Reference]) -> Comman
         AppendError::Overloaded { retry_after } => CommandError::Overloaded { retry_after },
         AppendError::OutcomeUnknown => CommandError::OutcomeUnknown,
         AppendError::Unavailable(source) => source.into(),
-        AppendError::IdempotencyKeyReused => CommandError::Internal("an idempotency key nobody gave".to_owned()),
+        AppendError::IdempotencyKeyReused => CommandError::IdempotencyKeyReused,
         AppendError::NoStream { .. } | AppendError::Unregistered { .. } => CommandError::Internal(error.to_string()),
         AppendError::Refused(text) => CommandError::Internal(text),
     }

@@ -407,7 +407,7 @@ pub(crate) async fn stage_revocations(
         if sessions.len() <= SESSIONS_OF_A_COMMIT {
             return Ok(count + stage_each(unit, &sessions, reason).await?);
         }
-        let mut first = UnitOfWork::new(cx);
+        let mut first = UnitOfWork::beforehand(cx);
         count += stage_each(&mut first, &sessions[..SESSIONS_OF_A_COMMIT], reason).await?;
         first.commit().await?;
     }

@@ -3,12 +3,14 @@
 use std::fmt;
 use std::net::IpAddr;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use uuid::Uuid;
 
 use crate::ids::{OrganizationId, SessionId, UserId};
 use crate::permission::{Permission, Role};
+use crate::promise::Promise;
 
 /// Longest text kept of each member of a [`Device`], in characters.
 const DEVICE_TEXT_LIMIT: usize = 255;
@@ -160,6 +162,8 @@ pub struct Caller {
     pub correlation_id: Uuid,
     /// The message that set this off: the request itself, or an event when a reaction acts.
     pub causation_id: Uuid,
+    /// What the client promised with an idempotency key, if it did.
+    pub promise: Option<Arc<Promise>>,
 }
 
 impl Caller {
@@ -184,6 +188,7 @@ impl Caller {
             device: Device::default(),
             correlation_id: correlation,
             causation_id: correlation,
+            promise: None,
         }
     }
 

@@ -5,6 +5,7 @@
 //! seen position n has seen everything up to n. This is the only crate that names a table of schema `log` or `vault`.
 
 mod admission;
+pub mod answers;
 pub mod append;
 pub mod chain;
 pub mod checkpoint;
@@ -23,13 +24,15 @@ pub mod vault;
 mod writer;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use uuid::Uuid;
 
-use annals_domain::{ClaimKey, ClaimScope, EventSourced, SessionId, Timestamp, UserId};
+use annals_domain::{Actor, ClaimKey, ClaimScope, EventSourced, SessionId, Timestamp, UserId};
 
+pub use answers::{Answer, AnsweredCommit, KeptAnswer, Known, RequestParts};
 pub use append::{
     Append, AppendError, Appended, Condition, Idempotency, StreamAppend, StreamId, StreamIdError, Version,
 };
@@ -214,6 +217,51 @@ impl EventStore {
     /// [`StoreError::Database`].
     pub async fn session_is_live(&self, user: UserId, session: SessionId) -> Result<bool, StoreError> {
         claims::session_is_live(self.pool(), &self.inner.vault, user, session).await
+    }
+
+    /// The hash by which a request under a client's idempotency key is known again. Keyed, so that nothing in the
+    /// request can be guessed from it, and covering the key.
+    #[must_use]
+    pub fn request_hash(&self, key: &str, request: &RequestParts<'_>) -> Hash {
+        answers::request_hash(&self.inner.vault, key, request)
+    }
+
+    /// A request of `actor` under `key`, as [`Append::idempotency`] takes it. Of nobody known, each request is a
+    /// principal of its own.
+    #[must_use]
+    pub fn idempotency(&self, actor: &Actor, key: &str, request_hash: Hash) -> Idempotency {
+        answers::idempotency(&self.inner.vault, actor, key, request_hash)
+    }
+
+    /// What is known of a request under an idempotency key. Answers older than `retention` count as gone.
+    ///
+    /// # Errors
+    /// [`StoreError::Database`].
+    pub async fn first_answer(&self, request: &Idempotency, retention: Duration) -> Result<Known, StoreError> {
+        answers::look_up(self.pool(), &self.inner.vault, request, retention).await
+    }
+
+    /// Keeps the answer to a request that was carried out; durable on return. Nothing is kept when there is an answer
+    /// already, or about a subject that was erased.
+    ///
+    /// # Errors
+    /// [`StoreError::Database`], [`StoreError::Vault`].
+    pub async fn keep_answer(
+        &self,
+        request: &Idempotency,
+        commit: &AnsweredCommit,
+        answer: &Answer,
+    ) -> Result<(), StoreError> {
+        answers::keep(self.pool(), &self.inner.vault, request, commit, answer).await
+    }
+
+    /// Deletes a small batch of the answers older than `retention`, oldest first: how many, and whether there may be
+    /// more.
+    ///
+    /// # Errors
+    /// [`StoreError::Database`].
+    pub async fn sweep_answers(&self, retention: Duration) -> Result<(u64, bool), StoreError> {
+        answers::sweep(self.pool(), retention).await
     }
 
     /// Checks the log from `from` to its end; see [`chain::verify`].

@@ -80,7 +80,12 @@ const FETCH_KEYS: &str = "
     where subject = any($1)
 ";
 
+/// Answers kept for repeated requests show personal data too, and go with the key.
 const ERASE_KEY: &str = "
+    with gone as (
+        delete from log.answers
+        where $1 = any(subjects)
+    )
     insert into vault.subject_keys as k (subject, erased_at)
     values ($1, clock_timestamp())
     on conflict (subject) do update
@@ -261,6 +266,8 @@ struct Inner {
     pool: PgPool,
     wrapping: XChaCha20Poly1305,
     claims: Hmac<Sha256>,
+    requests: Hmac<Sha256>,
+    answers: XChaCha20Poly1305,
     /// Keys with the generation that they were read or made in; those of an earlier one do not count.
     cache: Cache<Uuid, (u64, SubjectKey)>,
     /// Raised when keys may have been lost with a crash of the database.
@@ -299,6 +306,8 @@ impl Vault {
                 pool,
                 wrapping: XChaCha20Poly1305::new((&*master.derive("annals/subject-key-wrapping/1")).into()),
                 claims: keyed(&master.derive("annals/personal-claims/1")),
+                requests: keyed(&master.derive("annals/requests/1")),
+                answers: XChaCha20Poly1305::new((&*master.derive("annals/answers/1")).into()),
                 cache: Cache::builder()
                     .max_capacity(CACHED_KEYS)
                     .time_to_live(CACHED_FOR)
@@ -325,8 +334,31 @@ impl Vault {
         }
     }
 
+    /// A keyed hash of `parts`, each preceded by its length; hashes of different purposes never meet.
+    pub(crate) fn request_hash(&self, purpose: &[u8], parts: &[&[u8]]) -> [u8; 32] {
+        let mut mac = self.inner.requests.clone();
+        for part in std::iter::once(&purpose).chain(parts) {
+            mac.update(&u64::try_from(part.len()).unwrap_or(u64::MAX).to_be_bytes());
+            mac.update(part);
+        }
+        mac.finalize().into_bytes().into()
+    }
+
+    /// Seals a part of an answer that is kept for a while; it opens in the same context alone.
+    ///
+    /// # Errors
+    /// [`VaultError::Random`].
+    pub(crate) fn seal_answer(&self, plain: &[u8], context: &[u8]) -> Result<Vec<u8>, VaultError> {
+        encrypt(&self.inner.answers, plain, context)
+    }
+
+    /// Opens what [`Vault::seal_answer`] has sealed; nothing for anything else.
+    pub(crate) fn open_answer(&self, sealed: &[u8], context: &[u8]) -> Option<Vec<u8>> {
+        decrypt(&self.inner.answers, sealed, context).map(|plain| plain.to_vec())
+    }
+
     /// Destroys the key of `subject` for good: what was sealed with it reads as erased, here at once and in other
-    /// processes within a minute. No new key is made for the same subject.
+    /// processes within a minute. No new key is made for the same subject. Answers kept about them are deleted.
     ///
     /// # Errors
     /// [`VaultError::Database`].

@@ -21,6 +21,7 @@ mod eventstore;
 mod field;
 mod freshness;
 mod http;
+mod idempotency;
 mod projections;
 mod route;
 mod session;

@@ -355,6 +355,15 @@ impl Request {
         Self(self.0.header("content-type", media_type).body(body))
     }
 
+    /// The same request once more.
+    ///
+    /// # Panics
+    /// When its body is a stream.
+    #[must_use]
+    pub fn again(&self) -> Self {
+        Self(self.0.try_clone().expect("the body is in memory"))
+    }
+
     /// The answer.
     ///
     /// # Panics

@@ -24,6 +24,7 @@ use utoipa_axum::routes;
 
 use crate::app::AppState;
 use crate::extract::{Prefer, anonymous, check_json_text, read_body, verify_token};
+use crate::middleware::idempotency::Exchange;
 use crate::problem::Problem;
 use crate::settle::models;
 
@@ -144,12 +145,17 @@ impl View {
             None if self.needs_user => {
                 return Err(self.challenge(json!({ "detail": "Authentication credentials were not provided." })));
             }
-            None => stranger,
-            Some(token) => match verify_token(app, stranger, &token).await {
+            None => stranger.clone(),
+            Some(token) => match verify_token(app, stranger.clone(), &token).await {
                 Ok(caller) => caller,
                 Err(failure) => return Err(self.not_valid(failure)),
             },
         };
+        // Views that need no user act for nobody known, whatever valid token came along.
+        let asking = if self.needs_user { &caller } else { &stranger };
+        if let Err(problem) = Exchange::bind(app, &parts.extensions, asking).await {
+            return Err(self.problem(problem));
+        }
         Ok(Entered { caller, prefer })
     }
 

@@ -13,6 +13,7 @@ use uuid::Uuid;
 use crate::app::AppState;
 use crate::cookie;
 use crate::middleware::RequestContext;
+use crate::middleware::idempotency::Exchange;
 use crate::problem::Problem;
 
 /// Whoever is asking, signed in: a request without valid credentials is 401.
@@ -30,10 +31,12 @@ pub struct MaybeCaller(pub annals_domain::Caller);
 pub struct Stranger(pub annals_domain::Caller);
 
 impl FromRequestParts<AppState> for Stranger {
-    type Rejection = std::convert::Infallible;
+    type Rejection = Problem;
 
-    async fn from_request_parts(parts: &mut Parts, _: &AppState) -> Result<Self, Self::Rejection> {
-        Ok(Self(anonymous(&parts.headers, &parts.extensions)))
+    async fn from_request_parts(parts: &mut Parts, app: &AppState) -> Result<Self, Problem> {
+        let stranger = anonymous(&parts.headers, &parts.extensions);
+        Exchange::bind(app, &parts.extensions, &stranger).await?;
+        Ok(Self(stranger))
     }
 }
 
@@ -59,14 +62,15 @@ impl FromRequestParts<AppState> for Caller {
     async fn from_request_parts(parts: &mut Parts, app: &AppState) -> Result<Self, Problem> {
         let stranger = anonymous(&parts.headers, &parts.extensions);
         let cookie = cookie::value(&parts.headers, &app.config().cookie);
-        match (bearer_token(&parts.headers)?, cookie) {
-            (None, None) => Err(not_authenticated()),
-            (Some(bearer), cookie) => by_bearer(app, stranger, bearer, cookie).await.map(Self),
+        let (found, token) = match (bearer_token(&parts.headers)?, cookie) {
+            (None, None) => return Err(not_authenticated()),
+            (Some(bearer), cookie) => (by_bearer(app, stranger, bearer, cookie).await, bearer),
             (None, Some(cookie)) => {
                 cookie::refuse_foreign_pages(&parts.method, &parts.headers, &app.config().cors)?;
-                verify_token(app, stranger, cookie).await.map(Self).map_err(refusal)
+                (verify_token(app, stranger, cookie).await.map_err(refusal), cookie)
             }
-        }
+        };
+        bound(app, &parts.extensions, found, token).await.map(Self)
     }
 }
 
@@ -76,17 +80,45 @@ impl FromRequestParts<AppState> for MaybeCaller {
     async fn from_request_parts(parts: &mut Parts, app: &AppState) -> Result<Self, Problem> {
         let stranger = anonymous(&parts.headers, &parts.extensions);
         let cookie = cookie::value(&parts.headers, &app.config().cookie);
-        match (bearer_token(&parts.headers)?, cookie) {
-            (None, None) => Ok(Self(stranger)),
-            (Some(bearer), cookie) => by_bearer(app, stranger, bearer, cookie).await.map(Self),
-            (None, Some(cookie)) => match verify_token(app, stranger.clone(), cookie).await {
-                Ok(caller) => {
-                    cookie::refuse_foreign_pages(&parts.method, &parts.headers, &app.config().cors)?;
-                    Ok(Self(caller))
-                }
-                Err(failure @ AuthFailure::Unchecked(_)) => Err(refusal(failure)),
-                Err(_) => Ok(Self(stranger)),
-            },
+        let (found, token) = match (bearer_token(&parts.headers)?, cookie) {
+            (None, None) => (Ok(stranger), ""),
+            (Some(bearer), cookie) => (by_bearer(app, stranger, bearer, cookie).await, bearer),
+            (None, Some(cookie)) => {
+                let foreign = cookie::refuse_foreign_pages(&parts.method, &parts.headers, &app.config().cors);
+                let found = match verify_token(app, stranger.clone(), cookie).await {
+                    Ok(caller) => foreign.map(|()| caller),
+                    Err(failure @ AuthFailure::Unchecked(_)) => Err(refusal(failure)),
+                    Err(_) => {
+                        if foreign.is_ok() {
+                            Exchange::bind_ended(app, &parts.extensions, cookie).await?;
+                        }
+                        Ok(stranger)
+                    }
+                };
+                (found, cookie)
+            }
+        };
+        bound(app, &parts.extensions, found, token).await.map(Self)
+    }
+}
+
+/// Says to the request's idempotency key, if there is one, whose it is.
+async fn bound(
+    app: &AppState,
+    extensions: &Extensions,
+    found: Result<annals_domain::Caller, Problem>,
+    token: &str,
+) -> Result<annals_domain::Caller, Problem> {
+    match found {
+        Ok(caller) => {
+            Exchange::bind(app, extensions, &caller).await?;
+            Ok(caller)
+        }
+        Err(refusal) => {
+            if refusal.status() == StatusCode::UNAUTHORIZED {
+                Exchange::bind_ended(app, extensions, token).await?;
+            }
+            Err(refusal)
         }
     }
 }
@@ -124,9 +156,13 @@ pub(crate) async fn verify_token(
         device,
         correlation_id,
         causation_id,
+        promise,
         ..
     } = stranger;
-    Ok(known.caller(address, device, correlation_id, causation_id))
+    Ok(annals_domain::Caller {
+        promise,
+        ..known.caller(address, device, correlation_id, causation_id)
+    })
 }
 
 /// Nobody known, with what the request says about its client.
@@ -136,6 +172,7 @@ pub(crate) fn anonymous(headers: &HeaderMap, extensions: &Extensions) -> annals_
     annals_domain::Caller {
         address: context.and_then(|context| context.address),
         device: device(headers),
+        promise: Exchange::promise(extensions),
         causation_id: context.map_or(correlation_id, |context| context.request_id),
         ..annals_domain::Caller::anonymous(correlation_id)
     }

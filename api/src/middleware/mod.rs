@@ -4,6 +4,7 @@
 
 mod body;
 mod context;
+pub(crate) mod idempotency;
 mod security;
 
 use std::panic::AssertUnwindSafe;
@@ -26,6 +27,7 @@ use crate::problem::{Problem, Shape};
 
 pub use body::BodyFault;
 pub use context::{Peer, RequestContext};
+pub use idempotency::{IDEMPOTENCY_KEY, IDEMPOTENCY_KEY_NAME, IDEMPOTENCY_REPLAYED};
 
 /// The header that names a request in answers and logs.
 pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");

@@ -5,6 +5,7 @@
 mod accounts;
 mod content;
 mod datatypes;
+mod promises;
 mod registration;
 mod routes;
 mod sessions;

@@ -15,7 +15,7 @@ use annals_eventstore::checkpoint;
 use annals_eventstore::database::{Database, DatabaseError, DatabaseOptions, DatabaseSource};
 use annals_eventstore::embedded::{BinariesSearch, Cluster, ClusterOptions};
 use annals_eventstore::vault::{MasterKey, Vault, VaultError};
-use annals_eventstore::{EventStore, WriterOptions};
+use annals_eventstore::{EventStore, SnapshotOptions, Snapshotter, WriterOptions};
 use annals_projections::{Engine, EngineOptions, ProjectionState};
 use axum::Router;
 use secrecy::SecretString;
@@ -36,6 +36,7 @@ struct Inner {
     store: EventStore,
     commands: Commands,
     engine: Engine,
+    snapshotter: Snapshotter,
 }
 
 impl AppState {
@@ -142,12 +143,14 @@ impl App {
             annals_projections::read_models(),
             EngineOptions::default(),
         );
+        let snapshotter = Snapshotter::start(store.clone(), SnapshotOptions::default());
         let app = Self {
             state: AppState(Arc::new(Inner {
                 config,
                 store,
                 commands,
                 engine,
+                snapshotter,
             })),
         };
         if let Err(error) = app.ensure_administrator().await {
@@ -203,6 +206,7 @@ impl App {
     async fn wind_down(&self) {
         self.state.commands().quiesce().await;
         self.state.engine().stop().await;
+        self.state.0.snapshotter.stop().await;
         self.state.store().close().await;
     }
 

@@ -309,7 +309,7 @@ pub fn decode(
     event_version: &str,
     payload: Value,
 ) -> Result<AnyEvent, DecodeError> {
-    let payload = lift(aggregate_type, event_type, event_version, payload)?;
+    let (payload, _) = lift(aggregate_type, event_type, event_version, payload)?;
     let event = deserialize(event_type, aggregate_type, payload)?;
     if event.event_type() != event_type {
         return Err(DecodeError::TypeMismatch {
@@ -320,17 +320,24 @@ pub fn decode(
     Ok(event)
 }
 
-/// The payload of a stored event as the present version of its type has it; unchanged when that is the version stored.
+/// The payload of a stored event as the present version of its type has it, and that version; unchanged when it is the
+/// version stored.
 ///
 /// # Errors
 /// [`DecodeError`] for types this program does not know, versions newer than it, and versions that nothing lifts.
-pub fn lift(aggregate_type: &str, event_type: &str, event_version: &str, payload: Value) -> Result<Value, DecodeError> {
+pub fn lift(
+    aggregate_type: &str,
+    event_type: &str,
+    event_version: &str,
+    payload: Value,
+) -> Result<(Value, &'static str), DecodeError> {
     let kind = kind_of(aggregate_type, event_type)?;
-    if event_version == kind.version {
-        Ok(payload)
+    let payload = if event_version == kind.version {
+        payload
     } else {
-        upcast(kind, event_version, payload, &upcasters(aggregate_type))
-    }
+        upcast(kind, event_version, payload, &upcasters(aggregate_type))?
+    };
+    Ok((payload, kind.version))
 }
 
 fn kind_of(aggregate_type: &str, event_type: &str) -> Result<&'static EventKind, DecodeError> {

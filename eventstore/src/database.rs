@@ -113,7 +113,7 @@ end
 $grant$";
 
 /// Run after every migration, not once: the role may have come after the log, or the log from a dump without it.
-const GRANT_LOG: &str = "call log.grant_application()";
+const GRANT_LOG: &str = "call log.grant_application(); call log.grant_snapshots()";
 
 const LOG_EXISTS: &str = "select to_regclass('log.events') is not null";
 

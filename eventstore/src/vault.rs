@@ -37,10 +37,13 @@ use crate::database::Database;
 /// The one member of the JSON object that holds sealed data.
 pub const SEALED_MEMBER: &str = "$sealed";
 
+/// The longest that values may be kept in clear after they were opened.
+pub const OPENED_FOR: Duration = Duration::from_mins(1);
+
 /// Subject keys kept in memory.
 const CACHED_KEYS: u64 = 100_000;
 /// How long a process may go on reading the data of a subject whose key another process has destroyed.
-const CACHED_FOR: Duration = Duration::from_mins(1);
+const CACHED_FOR: Duration = OPENED_FOR;
 /// A key that was made is there at the next look, unless the maker was cut off; then somebody else makes it.
 const ATTEMPTS: usize = 5;
 
@@ -265,6 +268,8 @@ struct Inner {
     cache: Cache<Uuid, (u64, SubjectKey)>,
     /// Raised when keys may have been lost with a crash of the database.
     generation: AtomicU64,
+    /// Raised with every erasure by this process.
+    erasures: AtomicU64,
     /// Subjects that somebody wants a key for; whoever has the turn makes them all in one statement.
     wanted: Mutex<BTreeSet<Uuid>>,
     turn: tokio::sync::Mutex<()>,
@@ -304,6 +309,7 @@ impl Vault {
                     .time_to_live(CACHED_FOR)
                     .build(),
                 generation: AtomicU64::new(0),
+                erasures: AtomicU64::new(0),
                 wanted: Mutex::default(),
                 turn: tokio::sync::Mutex::default(),
             }),
@@ -333,7 +339,15 @@ impl Vault {
     pub async fn erase(&self, subject: Uuid) -> Result<(), VaultError> {
         sqlx::query(ERASE_KEY).bind(subject).execute(&self.inner.pool).await?;
         self.inner.cache.invalidate(&subject);
+        self.inner.erasures.fetch_add(1, Ordering::AcqRel);
         Ok(())
+    }
+
+    /// How many erasures this process has carried out. Whoever keeps opened values drops them when it rises, and in any
+    /// case after [`OPENED_FOR`], for others erase too.
+    #[must_use]
+    pub fn erasures(&self) -> u64 {
+        self.inner.erasures.load(Ordering::Acquire)
     }
 
     /// Tells keys that may have been lost from those that cannot have been.
@@ -519,7 +533,18 @@ fn decrypt(cipher: &XChaCha20Poly1305, sealed: &[u8], context: &[u8]) -> Option<
         .map(Zeroizing::new)
 }
 
+/// Set in the version of every place in a snapshot, and in that of no event: versions are stored as signed numbers.
+const IN_SNAPSHOT: u64 = 1 << 63;
+
 impl SealPlace {
+    /// A place in the state of a stream after so many events, rather than in an event.
+    pub(crate) const fn of_snapshot(stream: StreamId, version: u64) -> Self {
+        Self {
+            stream,
+            version: version | IN_SNAPSHOT,
+        }
+    }
+
     /// Every part is preceded by its length, so that no two places have the same context.
     fn context(&self, path: &str) -> Vec<u8> {
         let mut context = b"annals/sealed-value/1".to_vec();
@@ -567,6 +592,25 @@ pub(crate) fn sealed_subjects(payload: &Value) -> Result<BTreeSet<Uuid>, VaultEr
         },
     )?;
     Ok(subjects)
+}
+
+/// How many sealed values `json` holds, those aside that were null when they were sealed.
+pub(crate) fn count_sealed(json: &Value) -> Result<usize, VaultError> {
+    count(json, SEALED_MEMBER, PERSONAL_MEMBER, "box")
+}
+
+/// How many values about people `json` holds in clear, those aside that are null.
+pub(crate) fn count_open(json: &Value) -> Result<usize, VaultError> {
+    count(json, PERSONAL_MEMBER, SEALED_MEMBER, "value")
+}
+
+fn count(json: &Value, mark: &str, other: &str, member: &str) -> Result<usize, VaultError> {
+    let mut count = 0;
+    each_mark(json, mark, other, &mut String::new(), &mut |_, content| {
+        count += usize::from(content.get(member).is_some_and(|value| !value.is_null()));
+        Ok(())
+    })?;
+    Ok(count)
 }
 
 /// Seals every personal value in `payload` with the keys given, which cover its subjects.

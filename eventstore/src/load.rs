@@ -327,7 +327,11 @@ fn sequence(column: i64) -> Result<usize, StoreError> {
 }
 
 fn must_follow(events: &[SerializedEvent], after: usize) -> Result<(), StoreError> {
-    match events.iter().zip(after + 1..).find(|(event, expected)| event.sequence != *expected) {
+    match events
+        .iter()
+        .zip(after + 1..)
+        .find(|(event, expected)| event.sequence != *expected)
+    {
         None => Ok(()),
         Some((event, expected)) => Err(StoreError::damaged(
             format!("{}/{} version {expected}", event.aggregate_type, event.aggregate_id),
@@ -342,10 +346,12 @@ fn lift(events: &mut [SerializedEvent]) -> Result<(), StoreError> {
     for event in events {
         let payload = std::mem::take(&mut event.payload);
         let (aggregate_type, event_type) = (&event.aggregate_type, &event.event_type);
-        let (payload, version) = registry::lift(aggregate_type, event_type, &event.event_version, payload)
-            .map_err(|source| StoreError::Decode {
-                place: format!("{aggregate_type}/{} version {}", event.aggregate_id, event.sequence),
-                source: Box::new(source),
+        let (payload, version) =
+            registry::lift(aggregate_type, event_type, &event.event_version, payload).map_err(|source| {
+                StoreError::Decode {
+                    place: format!("{aggregate_type}/{} version {}", event.aggregate_id, event.sequence),
+                    source: Box::new(source),
+                }
             })?;
         event.payload = payload;
         if event.event_version != version {
@@ -539,11 +545,12 @@ fn to_append(first: &SerializedEvent, events: &[SerializedEvent]) -> Result<Appe
 
 /// How many events each of `streams` has.
 pub(crate) async fn versions_of(pool: &PgPool, streams: &[StreamId]) -> Result<Vec<Version>, StoreError> {
-    let (types, ids): (Vec<&str>, Vec<Uuid>) = streams
-        .iter()
-        .map(|stream| (stream.aggregate_type, stream.id))
-        .unzip();
-    let versions: Vec<i64> = sqlx::query_scalar(VERSIONS).bind(types).bind(ids).fetch_all(pool).await?;
+    let (types, ids): (Vec<&str>, Vec<Uuid>) = streams.iter().map(|stream| (stream.aggregate_type, stream.id)).unzip();
+    let versions: Vec<i64> = sqlx::query_scalar(VERSIONS)
+        .bind(types)
+        .bind(ids)
+        .fetch_all(pool)
+        .await?;
     Ok(versions.into_iter().map(i64::cast_unsigned).collect())
 }
 

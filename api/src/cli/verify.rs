@@ -72,7 +72,9 @@ fn tell_report(report: &VerifyReport, output: &mut Output) -> anyhow::Result<()>
                 report.claims_not_computable
             )?;
         }
-        writeln!(out, "snapshots {} as the events make them", report.snapshots)?;
+        if report.snapshots + report.snapshots_unused > 0 {
+            writeln!(out, "snapshots  {} as the events make them", report.snapshots)?;
+        }
         if report.snapshots_unused > 0 {
             writeln!(
                 out,

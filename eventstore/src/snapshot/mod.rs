@@ -220,7 +220,9 @@ pub(crate) async fn fold(
     let mut folded = base;
     loop {
         let at = folded.as_ref().map_or(0, |folded| folded.version);
-        let wanted = usize::try_from(to.saturating_sub(at)).unwrap_or(usize::MAX).min(FOLD_PAGE);
+        let wanted = usize::try_from(to.saturating_sub(at))
+            .unwrap_or(usize::MAX)
+            .min(FOLD_PAGE);
         if wanted == 0 {
             return Ok(folded);
         }

@@ -9,6 +9,7 @@ mod claims;
 mod cqrs;
 mod protection;
 mod reading;
+mod snapshots;
 mod vault;
 mod writer;
 

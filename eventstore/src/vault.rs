@@ -37,13 +37,10 @@ use crate::database::Database;
 /// The one member of the JSON object that holds sealed data.
 pub const SEALED_MEMBER: &str = "$sealed";
 
-/// The longest that values may be kept in clear after they were opened.
-pub const OPENED_FOR: Duration = Duration::from_mins(1);
-
 /// Subject keys kept in memory.
 const CACHED_KEYS: u64 = 100_000;
 /// How long a process may go on reading the data of a subject whose key another process has destroyed.
-const CACHED_FOR: Duration = OPENED_FOR;
+const CACHED_FOR: Duration = Duration::from_mins(1);
 /// A key that was made is there at the next look, unless the maker was cut off; then somebody else makes it.
 const ATTEMPTS: usize = 5;
 
@@ -268,8 +265,6 @@ struct Inner {
     cache: Cache<Uuid, (u64, SubjectKey)>,
     /// Raised when keys may have been lost with a crash of the database.
     generation: AtomicU64,
-    /// Raised with every erasure by this process.
-    erasures: AtomicU64,
     /// Subjects that somebody wants a key for; whoever has the turn makes them all in one statement.
     wanted: Mutex<BTreeSet<Uuid>>,
     turn: tokio::sync::Mutex<()>,
@@ -309,7 +304,6 @@ impl Vault {
                     .time_to_live(CACHED_FOR)
                     .build(),
                 generation: AtomicU64::new(0),
-                erasures: AtomicU64::new(0),
                 wanted: Mutex::default(),
                 turn: tokio::sync::Mutex::default(),
             }),
@@ -339,15 +333,7 @@ impl Vault {
     pub async fn erase(&self, subject: Uuid) -> Result<(), VaultError> {
         sqlx::query(ERASE_KEY).bind(subject).execute(&self.inner.pool).await?;
         self.inner.cache.invalidate(&subject);
-        self.inner.erasures.fetch_add(1, Ordering::AcqRel);
         Ok(())
-    }
-
-    /// How many erasures this process has carried out. Whoever keeps opened values drops them when it rises, and in any
-    /// case after [`OPENED_FOR`], for others erase too.
-    #[must_use]
-    pub fn erasures(&self) -> u64 {
-        self.inner.erasures.load(Ordering::Acquire)
     }
 
     /// Tells keys that may have been lost from those that cannot have been.

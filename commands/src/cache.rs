@@ -194,6 +194,13 @@ mod tests {
         cache.put(Keepsake::of(stream(number), version, state).unwrap());
     }
 
+    /// Evicting goes in steps, of which a busy cache takes one now and then.
+    fn settle(cache: &AggregateCache) {
+        for _ in 0..100 {
+            cache.entries.run_pending_tasks();
+        }
+    }
+
     #[test]
     fn a_state_is_kept_with_its_version() {
         let cache = AggregateCache::new();
@@ -243,19 +250,21 @@ mod tests {
         for number in 0..(u128::from(MOST_ENTRIES) + 5000) {
             put(&cache, number, 1, &route("small"));
         }
-        cache.entries.run_pending_tasks();
-        assert!(cache.entries.entry_count() <= MOST_ENTRIES);
+        settle(&cache);
+        let entries = cache.entries.entry_count();
+        assert!(entries > MOST_ENTRIES / 2 && entries <= MOST_ENTRIES, "{entries}");
         assert!(cache.entries.weighted_size() <= MOST_BYTES);
 
         assert!(Keepsake::of(stream(1), 1, &route(&"a".repeat(LARGEST_STATE))).is_none());
         let large = route(&"a".repeat(100_000));
         let kept = Keepsake::of(stream(1), 1, &large).unwrap();
         assert!(kept.entry.size_bytes > 300_000);
+        let cache = AggregateCache::new();
         for number in 0..1000 {
-            put(&cache, number, 2, &large);
+            put(&cache, number, 1, &large);
         }
-        cache.entries.run_pending_tasks();
-        assert!(cache.entries.entry_count() < 1000);
+        settle(&cache);
+        assert!(cache.entries.entry_count() < 300);
         assert!(cache.entries.weighted_size() <= MOST_BYTES);
     }
 

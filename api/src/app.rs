@@ -15,7 +15,7 @@ use annals_eventstore::checkpoint;
 use annals_eventstore::database::{Database, DatabaseError, DatabaseOptions, DatabaseSource};
 use annals_eventstore::embedded::{BinariesSearch, Cluster, ClusterOptions};
 use annals_eventstore::vault::{MasterKey, Vault, VaultError};
-use annals_eventstore::{EventStore, WriterOptions};
+use annals_eventstore::{EventStore, SnapshotOptions, Snapshotter, WriterOptions};
 use annals_projections::{Engine, EngineOptions, ProjectionState};
 use axum::Router;
 use secrecy::SecretString;
@@ -38,6 +38,7 @@ struct Inner {
     commands: Commands,
     engine: Engine,
     exchanges: Exchanges,
+    snapshotter: Snapshotter,
 }
 
 impl AppState {
@@ -149,6 +150,7 @@ impl App {
             annals_projections::read_models(),
             EngineOptions::default(),
         );
+        let snapshotter = Snapshotter::start(store.clone(), SnapshotOptions::default());
         let app = Self {
             state: AppState(Arc::new(Inner {
                 config,
@@ -156,6 +158,7 @@ impl App {
                 commands,
                 engine,
                 exchanges: Exchanges::default(),
+                snapshotter,
             })),
         };
         let state = &app.state;
@@ -216,6 +219,7 @@ impl App {
         self.state.exchanges().finish().await;
         self.state.commands().quiesce().await;
         self.state.engine().stop().await;
+        self.state.0.snapshotter.stop().await;
         self.state.store().close().await;
     }
 

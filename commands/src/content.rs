@@ -153,7 +153,7 @@ pub async fn create(cx: &CommandContext<'_>, new: NewContent) -> Result<Committe
     let mut retry = cx.retry();
     loop {
         let attempt = async {
-            let mut unit = UnitOfWork::new(cx);
+            let mut unit = retry.unit(cx);
             unit.require(references.clone());
             let read = unit.load::<Content>(id).await?;
             let staged = unit.stage(read, commands.clone())?;
@@ -344,7 +344,7 @@ pub async fn put_field(
     cx.caller.require(Permission::ContentUpdate)?;
     let mut retry = cx.retry();
     loop {
-        match put_field_once(cx, id, &record).await {
+        match put_field_once(cx, retry.unit(cx), id, &record).await {
             Ok(committed) => return Ok(committed),
             Err(error) => retry.after(error).await?,
         }
@@ -353,12 +353,12 @@ pub async fn put_field(
 
 async fn put_field_once(
     cx: &CommandContext<'_>,
+    mut unit: UnitOfWork<'_>,
     id: ContentFieldId,
     record: &ContentFieldRecord,
 ) -> Result<Committed<Content>, CommandError> {
     let at = cx.now();
     let owner = owner_of(cx, id).await?;
-    let mut unit = UnitOfWork::new(cx);
     let read = unit.load::<Content>(owner).await?;
     let Some(before) = read.state.fields.get(&id) else {
         return Err(CommandError::Conflict); // it has moved since its claim was read
@@ -546,7 +546,7 @@ async fn change(
     let mut retry = cx.retry();
     loop {
         let attempt = async {
-            let mut unit = UnitOfWork::new(cx);
+            let mut unit = retry.unit(cx);
             let read: Staged<Content> = unit.load(id).await?;
             read.must_be_at(expected)?;
             if !read.state.lifecycle.is_live() {

@@ -99,7 +99,7 @@ pub async fn replace(
     let at = cx.now();
     let mut retry = cx.retry();
     loop {
-        match replace_once(cx, id, &record, expected, at).await {
+        match replace_once(cx, retry.unit(cx), id, &record, expected, at).await {
             Ok(committed) => return Ok(committed),
             Err(error) => retry.after(error).await?,
         }
@@ -108,12 +108,12 @@ pub async fn replace(
 
 async fn replace_once(
     cx: &CommandContext<'_>,
+    mut unit: UnitOfWork<'_>,
     id: DatatypeId,
     record: &DatatypeRecord,
     expected: Option<Version>,
     at: Timestamp,
 ) -> Result<Committed<Datatype>, CommandError> {
-    let mut unit = UnitOfWork::new(cx);
     let read = unit.load::<Datatype>(id).await?;
     read.must_be_at(expected)?;
     let before = read.state.clone();
@@ -223,7 +223,7 @@ pub async fn replace_attachment(
     cx.caller.require(Permission::FieldUpdate)?;
     let mut retry = cx.retry();
     loop {
-        match replace_attachment_once(cx, id, record).await {
+        match replace_attachment_once(cx, retry.unit(cx), id, record).await {
             Ok(committed) => return Ok(committed),
             Err(error) => retry.after(error).await?,
         }
@@ -232,12 +232,12 @@ pub async fn replace_attachment(
 
 async fn replace_attachment_once(
     cx: &CommandContext<'_>,
+    mut unit: UnitOfWork<'_>,
     id: DatatypeFieldId,
     record: AttachmentRecord,
 ) -> Result<Committed<Datatype>, CommandError> {
     let at = cx.now();
     let owner = owner_of(cx, id).await?;
-    let mut unit = UnitOfWork::new(cx);
     let read = unit.load::<Datatype>(owner).await?;
     let Some(before) = read.state.attachments.get(&id).copied() else {
         return Err(CommandError::Conflict); // it has moved since its claim was read

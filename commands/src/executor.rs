@@ -1,8 +1,11 @@
 //! Load, decide, append: how every command runs, and what makes several streams one commit.
 //!
 //! A conflict means that somebody else was quicker; the command is decided again on the new state. A caller who
-//! demanded a version is told instead, for the check is repeated on every load.
+//! demanded a version is told instead, for the check is repeated on every load. States may come from memory, by the rule
+//! of [`crate::cache`].
 
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use annals_domain::{
@@ -15,6 +18,7 @@ use annals_eventstore::{
 use cqrs_es::Aggregate as _;
 use uuid::Uuid;
 
+use crate::cache::Keepsake;
 use crate::{CommandContext, CommandError};
 
 /// How often a commit of unknown outcome is asked for again; the log carries it out once.
@@ -114,10 +118,23 @@ pub struct UnitOfWork<'a> {
     seen: Vec<(StreamId, Version)>,
     references: Vec<Reference>,
     under_key: bool,
+    memory: Option<Memory>,
+}
+
+/// What a unit of work has to do with kept states.
+#[derive(Debug)]
+struct Memory {
+    /// Whether loads read the log all the same.
+    reads_fresh: bool,
+    /// Tells the loop around the unit that it rests on kept states.
+    recalled_any: Arc<AtomicBool>,
+    recalled: Mutex<Vec<(StreamId, Version)>>,
+    /// States to keep once they are committed.
+    keepsakes: Vec<Keepsake>,
 }
 
 impl<'a> UnitOfWork<'a> {
-    /// An empty unit, in the name of the context's caller.
+    /// An empty unit, in the name of the context's caller. It reads the log, whatever is kept in memory.
     #[must_use]
     pub fn new(cx: &'a CommandContext<'a>) -> Self {
         Self {
@@ -127,6 +144,7 @@ impl<'a> UnitOfWork<'a> {
             seen: Vec::new(),
             references: Vec::new(),
             under_key: true,
+            memory: None,
         }
     }
 
@@ -172,12 +190,27 @@ impl<'a> UnitOfWork<'a> {
         )
     }
 
-    /// Reads an aggregate to stage commands of it later.
+    /// Reads an aggregate to stage commands of it later; in a unit of [`Retry::unit`] it may come from memory.
     ///
     /// # Errors
     /// [`CommandError::Unavailable`], or [`CommandError::Internal`] when the stream is damaged.
     pub async fn load<A: EventSourced>(&self, id: A::Id) -> Result<Staged<A>, CommandError> {
+        let stream = StreamId::new(A::TYPE, id);
+        let cache = self.cx.commands.cache();
+        if let Some(memory) = self.memory.as_ref().filter(|memory| !memory.reads_fresh)
+            && let Some((state, version)) = cache.get::<A>(stream)
+        {
+            memory.recalled_any.store(true, Ordering::Relaxed);
+            let mut recalled = memory.recalled.lock().unwrap_or_else(PoisonError::into_inner);
+            recalled.push((stream, version));
+            return Ok(Staged { id, state, version });
+        }
         let loaded = self.cx.store().load::<A>(id).await?;
+        if self.memory.is_some()
+            && let Some(keepsake) = Keepsake::of(stream, loaded.version, &loaded.state)
+        {
+            cache.put(keepsake);
+        }
         Ok(Staged {
             id,
             state: loaded.state,
@@ -206,6 +239,9 @@ impl<'a> UnitOfWork<'a> {
         }
         let count = events.len() as Version;
         if !events.is_empty() {
+            if let Some(memory) = &mut self.memory {
+                memory.keepsakes.extend(Keepsake::of(stream, version + count, &state));
+            }
             self.streams.push(StreamAppend {
                 stream,
                 expected: version,
@@ -237,15 +273,18 @@ impl<'a> UnitOfWork<'a> {
         }
     }
 
-    /// Writes everything in one commit. With nothing to write, nothing is checked either.
+    /// Writes everything in one commit. With nothing to write, nothing is checked either, except that states which came
+    /// from memory are still the present ones.
     ///
     /// # Errors
     /// [`CommandError::Conflict`] when a stream has moved on: load and decide again. [`CommandError::Taken`],
     /// [`CommandError::Missing`], [`CommandError::Overloaded`], [`CommandError::Unavailable`],
     /// [`CommandError::OutcomeUnknown`]; [`CommandError::AlreadyCarriedOut`] and
     /// [`CommandError::IdempotencyKeyReused`] by the idempotency key of the request.
-    pub async fn commit(self) -> Result<Commit, CommandError> {
+    pub async fn commit(mut self) -> Result<Commit, CommandError> {
         let store = self.cx.store();
+        let written: Vec<StreamId> = self.streams.iter().map(|append| append.stream).collect();
+        let keepsakes = self.confirm_recalled(&written).await?;
         if self.streams.is_empty() {
             return Ok(Commit {
                 position: store.head().await?.position,
@@ -255,8 +294,8 @@ impl<'a> UnitOfWork<'a> {
         if moved_meanwhile(&self.seen) {
             return Err(CommandError::Conflict);
         }
-        let written: Vec<StreamId> = self.streams.iter().map(|append| append.stream).collect();
         let under_key = UnderKey::of(&self, &written)?;
+        let relied_on: Vec<StreamId> = self.seen.iter().map(|(stream, _)| *stream).collect();
         let versions = self
             .seen
             .into_iter()
@@ -289,9 +328,11 @@ impl<'a> UnitOfWork<'a> {
                         under_key.carried_out(&appended);
                     }
                     let repeated = attempt > 1; // then a duplicate is this very command
+                    let duplicate = appended.duplicate && !repeated;
+                    self.cx.remember(&written, keepsakes.filter(|_| !duplicate));
                     return Ok(Commit {
                         position: appended.last_position,
-                        duplicate: appended.duplicate && !repeated,
+                        duplicate,
                     });
                 }
                 Err(AppendError::OutcomeUnknown) if attempt < OUTCOME_ATTEMPTS => {
@@ -302,10 +343,42 @@ impl<'a> UnitOfWork<'a> {
                 Err(error) => break answer(error, unknown, &self.references),
             }
         };
+        let stale = matches!(error, CommandError::Conflict);
+        for stream in written.iter().chain(&relied_on) {
+            self.cx.forget(*stream, stale);
+        }
         if let Some(under_key) = under_key {
             under_key.refused(&error);
         }
         Err(error)
+    }
+
+    /// Asks for the versions of those streams that came from memory and that the append will not check. Returns the
+    /// states to keep after it.
+    async fn confirm_recalled(&mut self, written: &[StreamId]) -> Result<Option<Vec<Keepsake>>, CommandError> {
+        let Some(memory) = self.memory.take() else {
+            return Ok(None);
+        };
+        let mut recalled = memory.recalled.into_inner().unwrap_or_else(PoisonError::into_inner);
+        if !written.is_empty() {
+            let relied_on = |stream: &StreamId| self.seen.iter().any(|(seen, _)| seen == stream);
+            recalled.retain(|(stream, _)| !written.contains(stream) && !relied_on(stream));
+        }
+        if !recalled.is_empty() {
+            let streams: Vec<StreamId> = recalled.iter().map(|(stream, _)| *stream).collect();
+            let present = self.cx.store().versions_of(&streams).await?;
+            let mut moved = false;
+            for ((stream, version), present) in recalled.into_iter().zip(present) {
+                if version != present {
+                    self.cx.forget(stream, true);
+                    moved = true;
+                }
+            }
+            if moved {
+                return Err(CommandError::Conflict);
+            }
+        }
+        Ok(Some(memory.keepsakes))
     }
 }
 
@@ -377,6 +450,33 @@ impl<'a> UnderKey<'a> {
     }
 }
 
+impl CommandContext<'_> {
+    /// Keeps what was committed; what was written without being kept is forgotten, for it is stale now.
+    fn remember(&self, written: &[StreamId], keepsakes: Option<Vec<Keepsake>>) {
+        let cache = self.commands.cache();
+        match keepsakes {
+            Some(keepsakes) => {
+                for stream in written {
+                    if !keepsakes.iter().any(|keepsake| keepsake.stream() == *stream) {
+                        cache.forget(*stream);
+                    }
+                }
+                keepsakes.into_iter().for_each(|keepsake| cache.put(keepsake));
+            }
+            None => written.iter().for_each(|stream| cache.forget(*stream)),
+        }
+    }
+
+    fn forget(&self, stream: StreamId, stale: bool) {
+        let cache = self.commands.cache();
+        if stale {
+            cache.forget_stale(stream);
+        } else {
+            cache.forget(stream);
+        }
+    }
+}
+
 /// Whether a stream was read at more than one version.
 fn moved_meanwhile(seen: &[(StreamId, Version)]) -> bool {
     seen.iter()
@@ -410,23 +510,50 @@ fn answer(error: AppendError, unknown: bool, references: &[Reference]) -> Comman
     }
 }
 
-/// Counts the attempts of one command.
+/// Counts the attempts of one command, and keeps answers from resting on states in memory alone: see [`crate::cache`].
 #[derive(Debug)]
 pub struct Retry {
     attempt: u32,
     limit: u32,
+    reads_fresh: bool,
+    recalled_any: Arc<AtomicBool>,
 }
 
 impl Retry {
-    pub(crate) const fn new(limit: u32) -> Self {
-        Self { attempt: 0, limit }
+    pub(crate) fn new(limit: u32) -> Self {
+        Self {
+            attempt: 0,
+            limit,
+            reads_fresh: false,
+            recalled_any: Arc::default(),
+        }
     }
 
-    /// Returns, after a short pause of random length, when the command should be decided again.
+    /// An empty unit for the next attempt, which may take states from memory until one of them has failed it. Every
+    /// error of the attempt, whoever found it, must be given to [`Retry::after`].
+    #[must_use]
+    pub fn unit<'a>(&self, cx: &'a CommandContext<'a>) -> UnitOfWork<'a> {
+        UnitOfWork {
+            memory: Some(Memory {
+                reads_fresh: self.reads_fresh,
+                recalled_any: Arc::clone(&self.recalled_any),
+                recalled: Mutex::default(),
+                keepsakes: Vec::new(),
+            }),
+            ..UnitOfWork::new(cx)
+        }
+    }
+
+    /// Returns, after a short pause of random length, when the command should be decided again; at once when it was
+    /// decided on states from memory, and with nothing but the log from then on.
     ///
     /// # Errors
     /// `error` itself, when it is no conflict or the attempts are used up.
     pub async fn after(&mut self, error: CommandError) -> Result<(), CommandError> {
+        if self.recalled_any.swap(false, Ordering::Relaxed) && rests_on_state(&error) {
+            self.reads_fresh = true;
+            return Ok(());
+        }
         if !matches!(error, CommandError::Conflict) || self.attempt >= self.limit {
             return Err(error);
         }
@@ -434,6 +561,19 @@ impl Retry {
         pause(self.attempt).await;
         Ok(())
     }
+}
+
+/// Whether another state could have led to another answer, and nothing has been written or may have been.
+fn rests_on_state(error: &CommandError) -> bool {
+    matches!(
+        error,
+        CommandError::Conflict
+            | CommandError::Denied(_)
+            | CommandError::Domain { .. }
+            | CommandError::Missing { .. }
+            | CommandError::Stale { .. }
+            | CommandError::Taken { .. }
+    )
 }
 
 /// A random part of a span that doubles with every attempt, so that those who collided once part.
@@ -476,7 +616,7 @@ impl CommandContext<'_> {
         let mut retry = self.retry();
         loop {
             let attempt = async {
-                let mut unit = UnitOfWork::new(self);
+                let mut unit = retry.unit(self);
                 let read = unit.load::<A>(id).await?;
                 read.must_be_at(expected)?;
                 let (commands, references) = plan(&read.state)?;
@@ -503,7 +643,7 @@ impl CommandContext<'_> {
         commands: Vec<A::Command>,
         references: Vec<Reference>,
     ) -> Result<Committed<A>, CommandError> {
-        let mut unit = UnitOfWork::new(self);
+        let mut unit = self.retry().unit(self);
         unit.require(references.clone());
         let staged = unit.create::<A>(id, commands.clone())?;
         match unit.commit().await {
@@ -547,12 +687,15 @@ impl<A: EventSourced> Staged<A> {
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
+    use std::sync::atomic::Ordering;
     use std::time::Duration;
 
     use annals_eventstore::{AppendError, StoreError, StreamId};
     use uuid::Uuid;
 
-    use super::{answer, moved_meanwhile};
+    use annals_domain::ClaimScope;
+
+    use super::{Retry, answer, moved_meanwhile};
     use crate::CommandError;
 
     #[test]
@@ -574,6 +717,37 @@ mod tests {
         }
         let taken = AppendError::Taken { scopes: Vec::new() };
         assert!(matches!(answer(taken, true, &[]), CommandError::Taken { .. }));
+    }
+
+    #[tokio::test]
+    async fn what_rests_on_memory_is_decided_once_more_and_what_does_not_is_final() {
+        let refusals = || {
+            [
+                CommandError::Conflict,
+                CommandError::rule("route.rule", None, "broken"),
+                CommandError::not_found(ClaimScope::Route),
+                CommandError::Taken { scopes: Vec::new() },
+                CommandError::Stale { expected: 1, actual: 2 },
+            ]
+        };
+        for refusal in refusals() {
+            let mut retry = Retry::new(0);
+            retry.recalled_any.store(true, Ordering::Relaxed);
+            retry.after(refusal.clone()).await.unwrap();
+            assert!(retry.reads_fresh);
+            assert!(retry.after(refusal).await.is_err(), "the second answer counts");
+        }
+        for refusal in refusals() {
+            assert!(Retry::new(0).after(refusal).await.is_err());
+        }
+        for outcome in [
+            CommandError::OutcomeUnknown,
+            CommandError::Internal("damage".to_owned()),
+        ] {
+            let mut retry = Retry::new(9);
+            retry.recalled_any.store(true, Ordering::Relaxed);
+            assert!(retry.after(outcome).await.is_err(), "it may have been carried out");
+        }
     }
 
     #[test]

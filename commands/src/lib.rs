@@ -7,6 +7,7 @@
 
 mod ancestry;
 pub mod auth;
+pub mod cache;
 pub mod clock;
 pub mod content;
 pub mod datatype;
@@ -26,6 +27,9 @@ use std::sync::Arc;
 use annals_domain::{Caller, Timestamp};
 use annals_eventstore::EventStore;
 
+use cache::AggregateCache;
+
+pub use cache::CacheCounts;
 pub use clock::{Clock, ManualClock, SystemClock};
 pub use error::CommandError;
 pub use executor::{Commit, Committed, Reference, Staged, UnitOfWork};
@@ -45,6 +49,7 @@ struct Inner {
     tokens: Tokens,
     settings: CommandSettings,
     failures: auth::FailureRecorder,
+    cache: AggregateCache,
 }
 
 impl fmt::Debug for Commands {
@@ -73,6 +78,7 @@ impl Commands {
             tokens,
             settings,
             failures,
+            cache: AggregateCache::new(),
         }))
     }
 
@@ -113,6 +119,16 @@ impl Commands {
 
     pub(crate) fn tokens(&self) -> &Tokens {
         &self.0.tokens
+    }
+
+    /// How often states kept in memory were of use, since the start.
+    #[must_use]
+    pub fn cache_counts(&self) -> CacheCounts {
+        self.0.cache.counts()
+    }
+
+    pub(crate) fn cache(&self) -> &AggregateCache {
+        &self.0.cache
     }
 
     pub(crate) fn failures(&self) -> &auth::FailureRecorder {

@@ -17,6 +17,10 @@ use crate::user::{self, User, UserEvent};
 
 pub use crate::kind::EventKind;
 
+/// Names the rules that states are folded by: a hash of the sources of this crate, in 16 hexadecimal digits. A state
+/// that was kept under another name must be folded anew.
+pub const STATE_SCHEMA: &str = env!("ANNALS_STATE_SCHEMA");
+
 /// An event of one aggregate.
 pub trait Event: DomainEvent + Into<AnyEvent> {
     /// What this event does to the claims of its stream, in order.
@@ -80,7 +84,7 @@ pub enum DecodeError {
         /// The newest version known here.
         known: &'static str,
     },
-    /// An older version that no upcaster lifts to the present one.
+    /// An older version that no upcaster lifts to the next one.
     #[error("{event_type} of version {version} cannot be lifted to {known}")]
     NoUpcaster {
         /// The stored type.
@@ -106,8 +110,8 @@ pub enum DecodeError {
         /// What serde found.
         source: serde_json::Error,
     },
-    /// The state cannot be shown as JSON.
-    #[error("state of {aggregate_type} has no JSON form")]
+    /// The state cannot be shown as JSON, or read from it.
+    #[error("state of {aggregate_type} has another JSON form")]
     State {
         /// Whose state.
         aggregate_type: &'static str,
@@ -169,17 +173,26 @@ macro_rules! registry {
             }
         }
 
-        /// The state that `events` of one stream lead to, as JSON. Personal data keeps its mark.
+        /// The state that `events` of one stream lead to, as JSON, from the state `before` them; from the first event
+        /// on when that is absent. Personal data keeps its mark.
         ///
         /// # Errors
-        /// [`DecodeError::UnknownAggregate`]; [`DecodeError::UnknownEvent`] for an event of another aggregate.
-        pub fn fold_state(
+        /// [`DecodeError::UnknownAggregate`]; [`DecodeError::UnknownEvent`] for an event of another aggregate;
+        /// [`DecodeError::State`] when `before` is no state of this aggregate.
+        pub fn fold_state_from(
             aggregate_type: &str,
+            before: Option<Value>,
             events: impl Iterator<Item = AnyEvent>,
         ) -> Result<Value, DecodeError> {
             match aggregate_type {
                 $(<$aggregate as Aggregate>::TYPE => {
-                    let mut state = $aggregate::default();
+                    let mut state: $aggregate = match before {
+                        None => $aggregate::default(),
+                        Some(before) => serde_json::from_value(before).map_err(|source| DecodeError::State {
+                            aggregate_type: <$aggregate as Aggregate>::TYPE,
+                            source,
+                        })?,
+                    };
                     for event in events {
                         let AnyEvent::$name(event) = event else {
                             return Err(DecodeError::UnknownEvent {
@@ -278,6 +291,14 @@ const fn concatenated<const LENGTH: usize>(lists: &[&[EventKind]]) -> [EventKind
     kinds
 }
 
+/// The state that all `events` of one stream lead to, as JSON. Personal data keeps its mark.
+///
+/// # Errors
+/// [`DecodeError::UnknownAggregate`]; [`DecodeError::UnknownEvent`] for an event of another aggregate.
+pub fn fold_state(aggregate_type: &str, events: impl Iterator<Item = AnyEvent>) -> Result<Value, DecodeError> {
+    fold_state_from(aggregate_type, None, events)
+}
+
 /// Reads a stored event: lifts an older version to the present one, then gives it its type.
 ///
 /// # Errors
@@ -288,12 +309,7 @@ pub fn decode(
     event_version: &str,
     payload: Value,
 ) -> Result<AnyEvent, DecodeError> {
-    let kind = kind_of(aggregate_type, event_type)?;
-    let payload = if event_version == kind.version {
-        payload
-    } else {
-        upcast(kind, event_version, payload, &upcasters(aggregate_type))?
-    };
+    let (payload, _) = lift(aggregate_type, event_type, event_version, payload)?;
     let event = deserialize(event_type, aggregate_type, payload)?;
     if event.event_type() != event_type {
         return Err(DecodeError::TypeMismatch {
@@ -302,6 +318,26 @@ pub fn decode(
         });
     }
     Ok(event)
+}
+
+/// The payload of a stored event as the present version of its type has it, and that version; unchanged when it is the
+/// version stored.
+///
+/// # Errors
+/// [`DecodeError`] for types this program does not know, versions newer than it, and versions that nothing lifts.
+pub fn lift(
+    aggregate_type: &str,
+    event_type: &str,
+    event_version: &str,
+    payload: Value,
+) -> Result<(Value, &'static str), DecodeError> {
+    let kind = kind_of(aggregate_type, event_type)?;
+    let payload = if event_version == kind.version {
+        payload
+    } else {
+        upcast(kind, event_version, payload, &upcasters(aggregate_type))?
+    };
+    Ok((payload, kind.version))
 }
 
 fn kind_of(aggregate_type: &str, event_type: &str) -> Result<&'static EventKind, DecodeError> {
@@ -319,6 +355,8 @@ fn kind_of(aggregate_type: &str, event_type: &str) -> Result<&'static EventKind,
     })
 }
 
+/// Lifts a payload version by version. Each step must lead to the very next version: an upcaster that is listed before
+/// an older one would otherwise take a payload that it was not made for.
 fn upcast(
     kind: &EventKind,
     event_version: &str,
@@ -334,7 +372,8 @@ fn upcast(
             })
     };
     let known = parse(kind.version)?;
-    if parse(event_version)?.supersedes(&known) {
+    let mut reached = parse(event_version)?;
+    if reached.supersedes(&known) {
         return Err(DecodeError::NewerVersion {
             event_type: kind.event_type.to_owned(),
             version: event_version.to_owned(),
@@ -350,19 +389,34 @@ fn upcast(
         payload,
         Value::Null,
     );
-    for upcaster in upcasters {
-        if upcaster.can_upcast(&event.event_type, &event.event_version) {
-            event = upcaster.upcast(event);
+    while reached != known {
+        let no_upcaster = |version: String| DecodeError::NoUpcaster {
+            event_type: kind.event_type.to_owned(),
+            version,
+            known: kind.version,
+        };
+        let Some(upcaster) = upcasters
+            .iter()
+            .find(|upcaster| upcaster.can_upcast(&event.event_type, &event.event_version))
+        else {
+            return Err(no_upcaster(event.event_version));
+        };
+        let next = following(&reached);
+        let before = event.event_version.clone();
+        event = upcaster.upcast(event);
+        reached = parse(&event.event_version)?;
+        if next.as_deref() != Some(&*reached.to_string()) {
+            return Err(no_upcaster(before));
         }
     }
-    if parse(&event.event_version)? != known {
-        return Err(DecodeError::NoUpcaster {
-            event_type: kind.event_type.to_owned(),
-            version: event.event_version,
-            known: kind.version,
-        });
-    }
     Ok(event.payload)
+}
+
+/// The next whole version, written as [`SemanticVersion`] is; none after the last that it can count.
+fn following(version: &SemanticVersion) -> Option<String> {
+    let version = version.to_string();
+    let (major, _) = version.split_once('.')?;
+    Some(format!("{}.0.0", major.parse::<u32>().ok()?.checked_add(1)?))
 }
 
 #[cfg(test)]

@@ -22,6 +22,7 @@ use crate::database::{Database, Timeouts};
 use crate::error::StoreError;
 use crate::position::{Hash, Head, Position};
 use crate::read;
+use crate::snapshot::{self, Compared};
 use crate::vault::{self, SealPlace, Vault};
 
 /// Rows of one page of verification.
@@ -147,6 +148,10 @@ pub struct VerifyReport {
     pub claims: u64,
     /// Claims of streams with erased data, which can no longer be computed.
     pub claims_not_computable: u64,
+    /// Snapshots that are what their events lead to; 0 unless the check began at the first event.
+    pub snapshots: u64,
+    /// Snapshots that no load would use: of erased people, or of another version of this program.
+    pub snapshots_unused: u64,
     /// The end of the chain: to be compared with one kept elsewhere.
     pub head: Head,
 }
@@ -239,6 +244,14 @@ pub enum VerifyFault {
         /// By the table.
         listed: Position,
     },
+    /// A snapshot is not the state that the events lead to, or is damaged.
+    #[error("the snapshot of {stream} at version {version} is not what its events lead to")]
+    Snapshot {
+        /// Which stream.
+        stream: StreamId,
+        /// How many events it claims to be made of.
+        version: Version,
+    },
     /// The columns beside an event and its metadata name different origins.
     #[error("the columns at position {0} disagree with the metadata")]
     Metadata(Position),
@@ -259,7 +272,8 @@ impl From<sqlx::Error> for VerifyFault {
 
 /// Checks the log from position `from` to its end, as it is at this moment, in one read-only transaction: positions
 /// dense, bytes unchanged, chain unbroken, time not going back, stream versions counting from 1, and the tables of
-/// streams and claims as the events make them. Claims need every event, so they are checked only from position 1.
+/// streams, claims and snapshots as the events make them. Claims need every event, so they and the snapshots are checked
+/// only from position 1.
 ///
 /// Keeps one entry per stream and claim in memory. `progress` is called after every thousand events.
 ///
@@ -303,6 +317,11 @@ pub async fn verify(
     } else {
         (0, 0)
     };
+    let (snapshots, snapshots_unused) = if check.is_whole() {
+        compare_snapshots(&mut connection, vault).await?
+    } else {
+        (0, 0)
+    };
     // Read-only and finished: nothing depends on how it ends.
     let _ = connection.close().await;
     Ok(VerifyReport {
@@ -311,8 +330,34 @@ pub async fn verify(
         streams,
         claims,
         claims_not_computable,
+        snapshots,
+        snapshots_unused,
         head: check.last,
     })
+}
+
+/// How many snapshots are what their events lead to, and how many no load would use.
+async fn compare_snapshots(connection: &mut PgConnection, vault: &Vault) -> Result<(u64, u64), VerifyFault> {
+    let mut after = (String::new(), String::new());
+    let (mut equal, mut unused) = (0, 0);
+    loop {
+        let page = snapshot::list(connection, (&after.0, &after.1), PAGE).await?;
+        let Some(last) = page.last().cloned() else {
+            return Ok((equal, unused));
+        };
+        after = last;
+        for (aggregate_type, id) in &page {
+            let Some(stream) = snapshot::stream_of(aggregate_type, id) else {
+                unused += 1;
+                continue;
+            };
+            match snapshot::compare(connection, vault, stream).await? {
+                (_, Compared::Equal) => equal += 1,
+                (_, Compared::Unused) => unused += 1,
+                (version, Compared::Different) => return Err(VerifyFault::Snapshot { stream, version }),
+            }
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy)]

@@ -116,7 +116,7 @@ $grant$";
 
 /// Run after every migration, not once: the role may have come after the log, or the log from a dump without it.
 const REGISTER_SCHEMAS: &str = "select log.register_schemas($1, $2, $3)";
-const GRANT_LOG: &str = "call log.grant_application()";
+const GRANT_LOG: &str = "call log.grant_application(); call log.grant_snapshots()";
 
 const LOG_EXISTS: &str = "select to_regclass('log.events') is not null";
 

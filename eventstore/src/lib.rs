@@ -15,10 +15,12 @@ pub mod embedded;
 pub mod error;
 mod expectation;
 pub mod export;
+pub mod length;
 pub mod load;
 pub mod position;
 mod prepare;
 pub mod read;
+pub mod snapshot;
 mod subscription;
 pub mod vault;
 mod writer;
@@ -41,12 +43,15 @@ pub use checkpoint::{Checkpoint, CheckpointStatus};
 pub use database::Database;
 pub use error::StoreError;
 pub use expectation::Expectation;
+pub use length::StreamLength;
 pub use load::{CommitScope, Loaded, LogRepository};
 pub use position::{Hash, Head, Position};
 pub use read::{EventFilter, Record, Selection};
+pub use snapshot::{SnapshotOptions, Snapshotter};
 pub use vault::{MasterKey, Vault, VaultError};
 pub use writer::WriterOptions;
 
+use length::LengthAlarm;
 use writer::WriterHandle;
 
 /// The log of one database. Cheap to clone; all clones share one writer, which ends with the last of them or with
@@ -62,6 +67,7 @@ struct Inner {
     vault: Vault,
     writer: WriterHandle,
     head: Arc<watch::Sender<Position>>,
+    lengths: LengthAlarm,
     following: CancellationToken,
     _until_dropped: DropGuard,
 }
@@ -82,6 +88,7 @@ impl EventStore {
                 vault,
                 writer,
                 head,
+                lengths: LengthAlarm::default(),
                 following,
                 _until_dropped: until_dropped,
             }),
@@ -95,16 +102,59 @@ impl EventStore {
     /// # Errors
     /// [`AppendError`]; unless it is [`AppendError::OutcomeUnknown`], nothing was written.
     pub async fn append(&self, append: Append) -> Result<Appended, AppendError> {
+        let grown: Vec<(StreamId, Version)> = append
+            .streams
+            .iter()
+            .filter_map(|grown| Some((grown.stream, length::passed(grown.expected, grown.events.len())?)))
+            .collect();
         let prepared = prepare::prepare(&self.inner.vault, append).await?;
-        self.inner.writer.append(prepared).await
+        let appended = self.inner.writer.append(prepared).await?;
+        if !appended.duplicate {
+            for (stream, passed) in grown {
+                self.inner.lengths.tell(stream, passed);
+            }
+        }
+        Ok(appended)
     }
 
-    /// The present state of an aggregate, from all its events; the default state at version 0 when there are none.
+    /// The present state of an aggregate, from its snapshot and the events after it, or from all its events; the
+    /// default state at version 0 when there are none.
     ///
     /// # Errors
     /// [`StoreError`].
     pub async fn load<A: EventSourced>(&self, id: impl Into<Uuid>) -> Result<Loaded<A>, StoreError> {
         load::load(self.repository(), id.into()).await
+    }
+
+    /// How many events each of `streams` has now, in their order, in one statement.
+    ///
+    /// # Errors
+    /// [`StoreError::Database`].
+    pub async fn versions_of(&self, streams: &[StreamId]) -> Result<Vec<Version>, StoreError> {
+        load::versions_of(self.pool(), streams).await
+    }
+
+    /// The version of the snapshot that a load of `stream` would begin with; absent when it would read all events.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn snapshot_of(&self, stream: StreamId) -> Result<Option<Version>, StoreError> {
+        let found = snapshot::find(self.pool(), &self.inner.vault, stream).await?;
+        Ok(found.and_then(|found| match found.judgement {
+            snapshot::Judgement::Usable(snapshot) => Some(snapshot.version),
+            _ => None,
+        }))
+    }
+
+    /// The longest streams among those of at least [`length::LONG_STREAM`] events, longest first, at most `limit`.
+    ///
+    /// When more than a hundred are long, one that is left out may be longer than one that is listed, by less than
+    /// half.
+    ///
+    /// # Errors
+    /// [`StoreError::Database`].
+    pub async fn longest_streams(&self, limit: usize) -> Result<Vec<StreamLength>, StoreError> {
+        length::longest(self.pool(), limit).await
     }
 
     /// The same log as a repository for cqrs-es.

@@ -1,12 +1,14 @@
 //! The repository under cqrs-es: loads streams through postgres-es, opens what is sealed, and sends commits to the
 //! writer instead of inserting rows.
 //!
-//! The snapshot modes of cqrs-es 0.5.0 apply events twice and are never used; nothing here writes snapshots.
+//! cqrs-es 0.5.0 applies events twice to the snapshots that it writes, so nothing here lets it: it is told to write
+//! one after `usize::MAX` events, and what it hands to `persist` is left aside. Those that it reads are ours, see
+//! [`crate::snapshot`].
 
 use std::collections::{BTreeSet, HashMap};
 use std::error::Error;
 use std::future::Future;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use cqrs_es::persist::{
     PersistedEventRepository, PersistedEventStore, PersistenceError, ReplayFeed, ReplayStream, SerializedEvent,
@@ -15,8 +17,8 @@ use cqrs_es::persist::{
 use cqrs_es::{Aggregate, AggregateError, EventStore as _};
 use postgres_es::PostgresEventRepository;
 use serde_json::Value;
-use sqlx::Row;
 use sqlx::postgres::PgRow;
+use sqlx::{PgPool, Row};
 use uuid::Uuid;
 
 use annals_domain::ids::parse_uuid;
@@ -27,6 +29,7 @@ use crate::append::{
     Append, AppendError, Appended, Condition, Idempotency, StreamAppend, StreamId, Version, aggregate_type_of,
 };
 use crate::error::StoreError;
+use crate::snapshot::{self, Judgement};
 use crate::vault::{self, SealPlace, Vault};
 
 const EVENTS_TABLE: &str = "log.events";
@@ -36,8 +39,34 @@ const SNAPSHOTS_TABLE: &str = "log.snapshots";
 const REPLAY_PAGE: i64 = 500;
 const REPLAY_QUEUE: usize = 500;
 
-/// A stream of more events than this is loaded, but complained of.
-const LONG_STREAM: usize = 10_000;
+/// The snapshot of a stream and all events after it, in one round trip: nearly every stream has no snapshot, and is not
+/// to pay for those that have. One of more events than the stream has, or of other rules, counts as none.
+const SNAPSHOT_AND_AFTER: &str = "
+    with snapshot as (
+        select s.last_sequence, s.current_snapshot, s.payload
+        from log.snapshots s
+        join log.streams t on t.aggregate_type = s.aggregate_type and t.aggregate_id = $3
+        where s.aggregate_type = $1 and s.aggregate_id = $2
+            and t.version >= s.last_sequence and s.payload ->> 'schema' = $4
+    )
+    select true as is_snapshot, last_sequence as sequence, current_snapshot, $1 as aggregate_type,
+        $2 as aggregate_id, '' as event_type, '' as event_version, payload, null::json as metadata
+    from snapshot
+    union all
+    select false, e.sequence, null, e.aggregate_type, e.aggregate_id, e.event_type, e.event_version, e.payload,
+        e.metadata
+    from log.events e
+    where e.aggregate_type = $1 and e.aggregate_id = $2
+        and e.sequence > coalesce((select last_sequence from snapshot), 0)
+    order by is_snapshot desc, sequence
+";
+
+const VERSIONS: &str = "
+    select coalesce(t.version, 0) as version
+    from unnest($1::text[], $2::uuid[]) with ordinality as s(aggregate_type, aggregate_id, number)
+    left join log.streams t on t.aggregate_type = s.aggregate_type and t.aggregate_id = s.aggregate_id
+    order by s.number
+";
 
 const EVENTS_AFTER: &str = "
     select position, aggregate_type, aggregate_id, sequence, event_type, event_version, payload, metadata
@@ -112,6 +141,15 @@ pub fn append_error<E: Error>(error: &AggregateError<E>) -> Option<&AppendError>
 pub struct LogRepository {
     store: EventStore,
     stock: Arc<PostgresEventRepository>,
+    ahead: Option<Arc<Mutex<Option<Ahead>>>>,
+}
+
+/// Events that were read together with a snapshot, before cqrs-es asks for them.
+struct Ahead {
+    id: String,
+    /// The version of the snapshot that they follow.
+    after: i64,
+    events: Vec<SerializedEvent>,
 }
 
 impl LogRepository {
@@ -121,7 +159,71 @@ impl LogRepository {
         Self {
             store,
             stock: Arc::new(stock),
+            ahead: None,
         }
+    }
+
+    /// A repository for the load of one stream: asked for the snapshot, it reads the events after it as well.
+    fn reading_ahead(mut self) -> Self {
+        self.ahead = Some(Arc::default());
+        self
+    }
+
+    /// Reads the snapshot of a stream, if it has one, and what follows it; absent when it has one of no use.
+    async fn snapshot_and_after(
+        &self,
+        stream: StreamId,
+        id: &str,
+    ) -> Result<Option<(Option<SerializedSnapshot>, Vec<SerializedEvent>)>, StoreError> {
+        let rows = sqlx::query(SNAPSHOT_AND_AFTER)
+            .bind(stream.aggregate_type)
+            .bind(id)
+            .bind(stream.id)
+            .bind(registry::STATE_SCHEMA)
+            .fetch_all(self.store.database().pool())
+            .await?;
+        let mut rows = rows.as_slice();
+        let mut snapshot = None;
+        if let Some((first, rest)) = rows.split_first()
+            && first.try_get("is_snapshot")?
+        {
+            rows = rest;
+            let version: i64 = first.try_get("sequence")?;
+            match snapshot::judge(
+                self.store.vault(),
+                stream,
+                version.cast_unsigned(),
+                first.try_get("payload")?,
+            )
+            .await?
+            {
+                Judgement::Usable(usable) => {
+                    let current: i64 = first.try_get("current_snapshot")?;
+                    snapshot = Some(SerializedSnapshot {
+                        aggregate_id: id.to_owned(),
+                        aggregate: usable.state,
+                        current_sequence: sequence(version)?,
+                        current_snapshot: sequence(current)?,
+                    });
+                }
+                unusable => {
+                    tracing::debug!(%stream, version, ?unusable, "a snapshot is not used");
+                    return Ok(None);
+                }
+            }
+        }
+        let after = snapshot.as_ref().map_or(0, |snapshot| snapshot.current_sequence);
+        let events = self.readable(rows, after).await?;
+        Ok(Some((snapshot, events)))
+    }
+
+    /// Events of one stream that follow version `after` without a hole, opened and lifted to the present version.
+    async fn readable(&self, rows: &[PgRow], after: usize) -> Result<Vec<SerializedEvent>, StoreError> {
+        let mut events = rows.iter().map(serialized).collect::<Result<Vec<_>, _>>()?;
+        must_follow(&events, after)?;
+        open(self.store.vault(), &mut events).await?;
+        lift(&mut events)?;
+        Ok(events)
     }
 
     async fn events_after(
@@ -138,9 +240,7 @@ impl LogRepository {
             .bind(limit)
             .fetch_all(self.store.database().pool())
             .await?;
-        let mut events = rows.iter().map(serialized).collect::<Result<Vec<_>, _>>()?;
-        open(self.store.vault(), &mut events).await?;
-        Ok(events)
+        self.readable(&rows, sequence(after)?).await
     }
 
     async fn type_after(&self, aggregate_type: &str, after: i64) -> Result<(Vec<SerializedEvent>, i64), StoreError> {
@@ -157,7 +257,15 @@ impl LogRepository {
             .unwrap_or(after);
         let mut events = rows.iter().map(serialized).collect::<Result<Vec<_>, _>>()?;
         open(self.store.vault(), &mut events).await?;
+        lift(&mut events)?;
         Ok((events, last))
+    }
+
+    /// What was read ahead, if it is what is asked for; once.
+    fn take_ahead(&self, id: &str, after: i64) -> Option<Vec<SerializedEvent>> {
+        let mut ahead = self.ahead.as_ref()?.lock().unwrap_or_else(PoisonError::into_inner);
+        let found = ahead.take()?;
+        (found.id == id && found.after == after).then_some(found.events)
     }
 
     async fn replay_stream(self, aggregate_type: &'static str, id: String, mut feed: ReplayFeed) {
@@ -214,11 +322,49 @@ async fn push_all(feed: &mut ReplayFeed, page: Result<Vec<SerializedEvent>, Stor
     }
 }
 
+fn sequence(column: i64) -> Result<usize, StoreError> {
+    usize::try_from(column).map_err(|error| StoreError::damaged("a sequence", error))
+}
+
+fn must_follow(events: &[SerializedEvent], after: usize) -> Result<(), StoreError> {
+    match events
+        .iter()
+        .zip(after + 1..)
+        .find(|(event, expected)| event.sequence != *expected)
+    {
+        None => Ok(()),
+        Some((event, expected)) => Err(StoreError::damaged(
+            format!("{}/{} version {expected}", event.aggregate_type, event.aggregate_id),
+            "it is missing",
+        )),
+    }
+}
+
+/// Gives events of older versions the form of the present one. One of a newer version is refused: cqrs-es itself would
+/// read it as far as it looks familiar.
+fn lift(events: &mut [SerializedEvent]) -> Result<(), StoreError> {
+    for event in events {
+        let payload = std::mem::take(&mut event.payload);
+        let (aggregate_type, event_type) = (&event.aggregate_type, &event.event_type);
+        let (payload, version) =
+            registry::lift(aggregate_type, event_type, &event.event_version, payload).map_err(|source| {
+                StoreError::Decode {
+                    place: format!("{aggregate_type}/{} version {}", event.aggregate_id, event.sequence),
+                    source: Box::new(source),
+                }
+            })?;
+        event.payload = payload;
+        if event.event_version != version {
+            version.clone_into(&mut event.event_version);
+        }
+    }
+    Ok(())
+}
+
 fn serialized(row: &PgRow) -> Result<SerializedEvent, StoreError> {
-    let sequence: i64 = row.try_get("sequence")?;
     Ok(SerializedEvent::new(
         row.try_get("aggregate_id")?,
-        usize::try_from(sequence).map_err(|error| StoreError::damaged("a sequence", error))?,
+        sequence(row.try_get("sequence")?)?,
         row.try_get("aggregate_type")?,
         row.try_get("event_type")?,
         row.try_get("event_version")?,
@@ -267,21 +413,9 @@ fn persistence(error: impl Error + Send + Sync + 'static) -> PersistenceError {
 impl PersistedEventRepository for LogRepository {
     async fn get_events<A: Aggregate>(&self, aggregate_id: &str) -> Result<Vec<SerializedEvent>, PersistenceError> {
         let mut events = self.stock.get_events::<A>(aggregate_id).await?;
-        for (event, expected) in events.iter().zip(1..) {
-            if event.sequence != expected {
-                let place = format!("{}/{aggregate_id} version {expected}", A::TYPE);
-                return Err(persistence(StoreError::damaged(place, "it is missing")));
-            }
-        }
-        if events.len() > LONG_STREAM {
-            tracing::warn!(
-                aggregate_type = A::TYPE,
-                aggregate_id,
-                events = events.len(),
-                "a stream has grown long"
-            );
-        }
+        must_follow(&events, 0).map_err(persistence)?;
         open(self.store.vault(), &mut events).await.map_err(persistence)?;
+        lift(&mut events).map_err(persistence)?;
         Ok(events)
     }
 
@@ -291,6 +425,9 @@ impl PersistedEventRepository for LogRepository {
         last_sequence: usize,
     ) -> Result<Vec<SerializedEvent>, PersistenceError> {
         let after = i64::try_from(last_sequence).unwrap_or(i64::MAX);
+        if let Some(events) = self.take_ahead(aggregate_id, after) {
+            return Ok(events);
+        }
         self.events_after(A::TYPE, aggregate_id, after, i64::MAX)
             .await
             .map_err(persistence)
@@ -300,7 +437,24 @@ impl PersistedEventRepository for LogRepository {
         &self,
         aggregate_id: &str,
     ) -> Result<Option<SerializedSnapshot>, PersistenceError> {
-        self.stock.get_snapshot::<A>(aggregate_id).await
+        let stream = parse_uuid(aggregate_id)
+            .ok()
+            .zip(aggregate_type_of(A::TYPE))
+            .map(|(id, aggregate_type)| StreamId { aggregate_type, id });
+        let Some(stream) = stream else { return Ok(None) };
+        let read = self.snapshot_and_after(stream, aggregate_id).await;
+        let Some((snapshot, events)) = read.map_err(persistence)? else {
+            return Ok(None);
+        };
+        if let Some(ahead) = &self.ahead {
+            let after = snapshot.as_ref().map_or(0, |snapshot| snapshot.current_sequence);
+            *ahead.lock().unwrap_or_else(PoisonError::into_inner) = Some(Ahead {
+                id: aggregate_id.to_owned(),
+                after: i64::try_from(after).unwrap_or(i64::MAX),
+                events,
+            });
+        }
+        Ok(snapshot)
     }
 
     async fn persist<A: Aggregate>(
@@ -389,10 +543,20 @@ fn to_append(first: &SerializedEvent, events: &[SerializedEvent]) -> Result<Appe
     })
 }
 
-/// Loads an aggregate as cqrs-es does.
+/// How many events each of `streams` has.
+pub(crate) async fn versions_of(pool: &PgPool, streams: &[StreamId]) -> Result<Vec<Version>, StoreError> {
+    let (types, ids): (Vec<&str>, Vec<Uuid>) = streams.iter().map(|stream| (stream.aggregate_type, stream.id)).unzip();
+    let versions: Vec<i64> = sqlx::query_scalar(VERSIONS)
+        .bind(types)
+        .bind(ids)
+        .fetch_all(pool)
+        .await?;
+    Ok(versions.into_iter().map(i64::cast_unsigned).collect())
+}
+
+/// Loads an aggregate as cqrs-es does. When a snapshot turns out to be no state, cqrs-es asks for all events instead.
 pub(crate) async fn load<A: EventSourced>(repository: LogRepository, id: Uuid) -> Result<Loaded<A>, StoreError> {
-    let store = PersistedEventStore::<LogRepository, A>::new_event_store(repository)
-        .with_upcasters(registry::upcasters(A::TYPE));
+    let store = PersistedEventStore::<LogRepository, A>::new_snapshot_store(repository.reading_ahead(), usize::MAX);
     let id = id.as_hyphenated().to_string();
     match store.load_aggregate(&id).await {
         Ok(context) => Ok(Loaded {

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use serde_json::Value;
 use sqlx::postgres::PgRow;
-use sqlx::{PgPool, Row};
+use sqlx::{PgExecutor, PgPool, Row};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
@@ -142,7 +142,7 @@ pub(crate) async fn after(
 
 /// The next events of a stream after a version.
 pub(crate) async fn of_stream(
-    pool: &PgPool,
+    executor: impl PgExecutor<'_>,
     vault: &Vault,
     stream: &StreamId,
     version: Version,
@@ -153,7 +153,7 @@ pub(crate) async fn of_stream(
         .bind(stream.id.as_hyphenated().to_string())
         .bind(i64::try_from(version).unwrap_or(i64::MAX))
         .bind(page_size(limit))
-        .fetch_all(pool)
+        .fetch_all(executor)
         .await?;
     records(vault, &rows).await
 }

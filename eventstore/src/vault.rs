@@ -551,7 +551,18 @@ fn decrypt(cipher: &XChaCha20Poly1305, sealed: &[u8], context: &[u8]) -> Option<
         .map(Zeroizing::new)
 }
 
+/// Set in the version of every place in a snapshot, and in that of no event: versions are stored as signed numbers.
+const IN_SNAPSHOT: u64 = 1 << 63;
+
 impl SealPlace {
+    /// A place in the state of a stream after so many events, rather than in an event.
+    pub(crate) const fn of_snapshot(stream: StreamId, version: u64) -> Self {
+        Self {
+            stream,
+            version: version | IN_SNAPSHOT,
+        }
+    }
+
     /// Every part is preceded by its length, so that no two places have the same context.
     fn context(&self, path: &str) -> Vec<u8> {
         let mut context = b"annals/sealed-value/1".to_vec();
@@ -599,6 +610,25 @@ pub(crate) fn sealed_subjects(payload: &Value) -> Result<BTreeSet<Uuid>, VaultEr
         },
     )?;
     Ok(subjects)
+}
+
+/// How many sealed values `json` holds, those aside that were null when they were sealed.
+pub(crate) fn count_sealed(json: &Value) -> Result<usize, VaultError> {
+    count(json, SEALED_MEMBER, PERSONAL_MEMBER, "box")
+}
+
+/// How many values about people `json` holds in clear, those aside that are null.
+pub(crate) fn count_open(json: &Value) -> Result<usize, VaultError> {
+    count(json, PERSONAL_MEMBER, SEALED_MEMBER, "value")
+}
+
+fn count(json: &Value, mark: &str, other: &str, member: &str) -> Result<usize, VaultError> {
+    let mut count = 0;
+    each_mark(json, mark, other, &mut String::new(), &mut |_, content| {
+        count += usize::from(content.get(member).is_some_and(|value| !value.is_null()));
+        Ok(())
+    })?;
+    Ok(count)
 }
 
 /// Seals every personal value in `payload` with the keys given, which cover its subjects.

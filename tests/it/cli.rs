@@ -157,8 +157,14 @@ fn everything_agrees(annals: &Annals) {
         "{status}"
     );
 
+    assert_eq!(status["long_streams"], json!([]));
+
     let verified = annals.run(&["verify", "--json"]).good().json();
     assert_eq!(verified["ok"], json!(true));
+    assert_eq!(
+        (&verified["snapshots"], &verified["snapshots_unused"]),
+        (&json!(0), &json!(0))
+    );
     assert_eq!(verified["position"], json!(position));
     assert_eq!(verified["entry_hash"], status["head"]["entry_hash"]);
 

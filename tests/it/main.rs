@@ -20,6 +20,7 @@ mod embedded;
 mod eventstore;
 mod field;
 mod freshness;
+mod golden;
 mod http;
 mod idempotency;
 mod projections;

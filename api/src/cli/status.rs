@@ -1,7 +1,8 @@
-//! `annals status`: the end of the log, and how far each projection has come.
+//! `annals status`: the end of the log, how far each projection has come, and which streams have grown long.
 
 use annals_domain::Caller;
-use annals_eventstore::{EventStore, Head};
+use annals_eventstore::length::LONG_STREAM;
+use annals_eventstore::{EventStore, Head, StreamLength};
 use annals_projections::{ProjectionState, ProjectionStatus};
 use clap::Args;
 use serde_json::json;
@@ -12,6 +13,9 @@ use crate::config::Config;
 use super::Answer;
 use super::output::{Output, table};
 use super::workplace::Workplace;
+
+/// Long streams that are listed.
+const LONGEST_LISTED: usize = 20;
 
 /// Arguments of `annals status`.
 #[derive(Debug, Args)]
@@ -28,12 +32,18 @@ async fn status(workplace: &Workplace, store: &EventStore, output: &mut Output) 
     let caller = Caller::system("status", Uuid::now_v7());
     let head = store.head().await?;
     let projections = annals_projections::engine::status(&caller, store, &annals_projections::read_models()).await?;
+    let long = store.longest_streams(LONGEST_LISTED).await?;
     let server = workplace.server();
-    let result = json!({ "database": server, "head": head, "projections": projections });
+    let result = json!({ "database": server, "head": head, "projections": projections, "long_streams": long });
     output.result(&result, |out| {
         writeln!(out, "database  {server}")?;
         writeln!(out, "head      {}\n", describe(&head))?;
-        table(out, &rows(&projections))
+        table(out, &rows(&projections))?;
+        if !long.is_empty() {
+            writeln!(out, "\nstreams of {LONG_STREAM} events and more")?;
+            table(out, &long_rows(&long))?;
+        }
+        Ok(())
     })?;
     let failing = projections
         .iter()
@@ -71,5 +81,13 @@ fn rows(projections: &[ProjectionStatus]) -> Vec<Vec<String>> {
             projection.error.clone().unwrap_or_default(),
         ]
     });
+    std::iter::once(heading).chain(rows).collect()
+}
+
+fn long_rows(streams: &[StreamLength]) -> Vec<Vec<String>> {
+    let heading = ["stream", "events"].map(str::to_owned).to_vec();
+    let rows = streams
+        .iter()
+        .map(|long| vec![long.stream.to_string(), long.events.to_string()]);
     std::iter::once(heading).chain(rows).collect()
 }

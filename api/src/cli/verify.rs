@@ -1,7 +1,7 @@
 //! `annals verify`: whether the log is what it was when it was written.
 //!
 //! Checks the hash chain, that positions are dense and times never decrease, the versions of every stream, and that
-//! the claims are those that the events lead to. The first fault ends the check, with its place.
+//! the claims and the snapshots are those that the events lead to. The first fault ends the check, with its place.
 
 use annals_eventstore::{EventStore, Position, StoreError, VaultError, VerifyFault, VerifyReport};
 use clap::Args;
@@ -54,6 +54,8 @@ fn tell_report(report: &VerifyReport, output: &mut Output) -> anyhow::Result<()>
         "streams": report.streams,
         "claims": report.claims,
         "claims_not_computable": report.claims_not_computable,
+        "snapshots": report.snapshots,
+        "snapshots_unused": report.snapshots_unused,
     });
     output.result(&result, |out| {
         writeln!(
@@ -68,6 +70,16 @@ fn tell_report(report: &VerifyReport, output: &mut Output) -> anyhow::Result<()>
                 out,
                 "         {} of erased subjects cannot be computed any more",
                 report.claims_not_computable
+            )?;
+        }
+        if report.snapshots + report.snapshots_unused > 0 {
+            writeln!(out, "snapshots  {} as the events make them", report.snapshots)?;
+        }
+        if report.snapshots_unused > 0 {
+            writeln!(
+                out,
+                "         {} of erased subjects or another version are not used",
+                report.snapshots_unused
             )?;
         }
         writeln!(out, "the log is sound")
@@ -100,6 +112,7 @@ fn place(fault: &VerifyFault) -> Value {
         VerifyFault::StreamVersion { stream, .. } | VerifyFault::StreamPositions(stream) => {
             json!({ "stream": stream.to_string() })
         }
+        VerifyFault::Snapshot { stream, version } => json!({ "stream": stream.to_string(), "version": version }),
         VerifyFault::Claim { scope, key, .. } | VerifyFault::ClaimPosition { scope, key, .. } => {
             json!({ "scope": scope.as_str(), "key": key })
         }

@@ -1,5 +1,7 @@
 //! The registry against the golden samples: what was ever written must be read for ever.
 
+mod upcasting;
+
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
@@ -7,7 +9,9 @@ use cqrs_es::persist::{EventUpcaster, SemanticVersionEventUpcaster};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use super::{DecodeError, aggregate_types, decode, event_kinds, fold_state, kind_of, upcast};
+use super::{
+    DecodeError, STATE_SCHEMA, aggregate_types, decode, event_kinds, fold_state, fold_state_from, kind_of, upcast,
+};
 use crate::claims::ClaimChange;
 use crate::kind::EventKind;
 
@@ -114,6 +118,38 @@ fn folding_follows_the_order_of_events() {
         .map(|name| decode("content", name, "1", json!({"type": name, "at": at})).unwrap());
     let state = fold_state("content", events.into_iter()).unwrap();
     assert_eq!(state["status"], "archived");
+}
+
+#[test]
+fn a_fold_that_is_interrupted_by_a_kept_state_ends_the_same() {
+    let events: Vec<_> = golden()
+        .into_iter()
+        .map(|((event_type, version), sample)| {
+            decode(aggregate_of(&event_type), &event_type, &version.to_string(), sample).unwrap()
+        })
+        .collect();
+    for aggregate_type in aggregate_types() {
+        let own: Vec<_> = events
+            .iter()
+            .filter(|event| event.aggregate_type() == *aggregate_type)
+            .cloned()
+            .collect();
+        let whole = fold_state(aggregate_type, own.iter().cloned()).unwrap();
+        for cut in 0..=own.len() {
+            let (first, rest) = own.split_at(cut);
+            let kept = fold_state(aggregate_type, first.iter().cloned()).unwrap();
+            let continued = fold_state_from(aggregate_type, Some(kept), rest.iter().cloned()).unwrap();
+            assert_eq!(continued, whole, "{aggregate_type} cut at {cut}");
+        }
+        let error = fold_state_from(aggregate_type, Some(json!("no state")), std::iter::empty()).unwrap_err();
+        assert!(matches!(error, DecodeError::State { .. }), "{error:?}");
+    }
+}
+
+#[test]
+fn the_schema_of_states_has_a_name() {
+    assert_eq!(STATE_SCHEMA.len(), 16);
+    assert!(STATE_SCHEMA.bytes().all(|byte| byte.is_ascii_hexdigit()));
 }
 
 #[test]

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a fixture that fails fails its test")]
 
 mod accounts;
+mod cache;
 mod content;
 mod datatypes;
 mod promises;

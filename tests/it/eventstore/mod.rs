@@ -10,6 +10,7 @@ mod cqrs;
 mod expectations;
 mod protection;
 mod reading;
+mod snapshots;
 mod vault;
 mod writer;
 

@@ -75,17 +75,25 @@ impl AppState {
         &self.0.engine
     }
 
-    /// Names of the read models that this process knows to have failed on their last try.
+    /// What keeps read models from going on, as far as this process knows: `projection <name>`, and why where the log is
+    /// to blame.
     #[must_use]
-    pub fn stuck_projections(&self) -> Vec<&'static str> {
+    pub fn projection_faults(&self) -> Vec<String> {
         let statuses = self.0.engine.statuses();
-        let stuck = statuses.into_iter().filter(|status| {
-            matches!(
-                status.state,
-                ProjectionState::Failing | ProjectionState::Stopped | ProjectionState::Unknown
-            )
-        });
-        stuck.map(|status| status.name).collect()
+        let stuck = statuses
+            .into_iter()
+            .filter_map(|status| match (status.state, status.error) {
+                (ProjectionState::Diverged, Some(why)) => Some(format!("projection {}: {why}", status.name)),
+                (
+                    ProjectionState::Failing
+                    | ProjectionState::Stopped
+                    | ProjectionState::Unknown
+                    | ProjectionState::Diverged,
+                    _,
+                ) => Some(format!("projection {}", status.name)),
+                (ProjectionState::Following | ProjectionState::Rebuilding | ProjectionState::Standby, _) => None,
+            });
+        stuck.collect()
     }
 }
 

@@ -7,6 +7,7 @@ mod chain;
 mod checkpoints;
 mod claims;
 mod cqrs;
+mod processes;
 mod protection;
 mod reading;
 mod vault;

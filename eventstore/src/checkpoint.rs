@@ -90,6 +90,14 @@ const ADVANCE: &str = "
         moved_at = clock_timestamp(), heartbeat_at = clock_timestamp()
     from unnest($1::text[], $2::bigint[]) as m(projection, epoch)
     where c.projection = m.projection and c.epoch = m.epoch and c.position = $3
+        and (
+            c.position = 0
+            or exists (
+                select
+                from log.events e
+                where e.position = c.position and e.entry_hash = c.entry_hash
+            )
+        )
 ";
 
 const FAIL: &str = "
@@ -309,8 +317,9 @@ pub async fn list(pool: &PgPool) -> Result<Vec<Checkpoint>, StoreError> {
     rows.iter().map(Checkpoint::from_row).collect()
 }
 
-/// Moves a checkpoint within the transaction that moves its rows. False when it is not at `from` or not in `epoch`:
-/// somebody else has it, and the transaction must be rolled back.
+/// Moves a checkpoint within the transaction that moves its rows. False when it is not at `from` or not in `epoch`,
+/// for then somebody else has it, or when the log has another entry hash there than the checkpoint, for then it belongs
+/// to another log. The transaction must be rolled back.
 ///
 /// # Errors
 /// [`StoreError::Database`].

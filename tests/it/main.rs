@@ -14,6 +14,7 @@ mod content;
 mod database;
 mod datatype;
 mod delivery;
+mod divergence;
 mod django;
 mod doctor;
 mod durability;

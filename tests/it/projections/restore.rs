@@ -272,6 +272,55 @@ async fn models_of_another_history_stop_though_the_log_is_as_long() {
 }
 
 #[tokio::test]
+async fn a_running_engine_stops_when_the_log_goes_on_differently_under_it() {
+    let log = Log::new().await;
+    write(&log, 0..3).await;
+    write(&log, 3..8).await;
+    let engine = log.engine_of(read_models(), hasty("one"));
+    log.wait_for(&engine).await;
+
+    // As a backup of schema log does that is put back into place while the server runs.
+    let mut connection = log.test.tamperer().await;
+    connection
+        .execute(
+            "begin;
+             delete from log.events where position > 3;
+             delete from log.streams where first_position > 3;
+             delete from log.claims where taken_at_position > 3;
+             delete from log.commands where first_position > 3;
+             commit",
+        )
+        .await
+        .unwrap();
+    // At once past the place where the models stand, perhaps before anybody has looked.
+    assert_eq!(write(&log, 50..58).await, Position(11));
+    until_diverged(&engine).await;
+    for status in engine.statuses() {
+        assert_eq!(status.error.as_deref(), Some("log diverged at position 8"));
+    }
+    assert_eq!(shown_users(&log).await, 8);
+    for checkpoint in checkpoint::list(log.database().pool()).await.unwrap() {
+        assert_eq!(checkpoint.position, Position(8), "{checkpoint:?}");
+        assert_eq!(checkpoint.last_error.as_deref(), Some("log diverged at position 8"));
+    }
+    log.store.verify(Position(1), |_| {}).await.unwrap();
+    for model in read_models() {
+        rebuild(&system(), &log.store, model.as_ref(), RebuildOptions::default(), |_| {})
+            .await
+            .unwrap();
+    }
+    until("all of them go on", async || {
+        engine
+            .statuses()
+            .iter()
+            .all(|status| (status.state, status.position) == (ProjectionState::Following, Position(11)))
+    })
+    .await;
+    engine.stop().await;
+    log.assert_rebuild_equal().await;
+}
+
+#[tokio::test]
 async fn a_database_restored_whole_under_a_running_process_goes_on() {
     let log = Log::new().await;
     let mut backups = Backups::of(&log.test).await;

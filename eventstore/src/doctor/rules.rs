@@ -264,6 +264,16 @@ mod tests {
     }
 
     #[test]
+    fn the_manual_tells_of_every_code() {
+        let manual = include_str!("../../../docs/operations.md");
+        for rule in RULES {
+            let severity = format!("{:?}", rule.severity).to_lowercase();
+            let line = format!("\n| `{}` | {severity} | {} |\n", rule.code, rule.breaks);
+            assert!(manual.contains(&line), "{line}");
+        }
+    }
+
+    #[test]
     fn every_code_that_a_statement_gives_is_explained() {
         let statements = [activity::STATEMENTS, log::STATEMENTS, rights::STATEMENTS].concat();
         let mut codes = 0;

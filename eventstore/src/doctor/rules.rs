@@ -30,6 +30,12 @@ pub(super) const RULES: &[Rule] = &[
         "Grant pg_read_all_stats to the connecting role.",
     ),
     rule(
+        "append_lock_held",
+        Fault,
+        "Nothing can be appended while that session holds the lock: every command waits and is then refused.",
+        "See what the session does; end it with pg_terminate_backend if it does not come to an end.",
+    ),
+    rule(
         "application_role_superuser",
         Fault,
         "A superuser is held back by no right and can switch triggers off, so that a mistake or a break-in can rewrite the log.",
@@ -40,12 +46,6 @@ pub(super) const RULES: &[Rule] = &[
         Warning,
         "The server acts as the connecting role. Triggers alone keep it from writing past log.append.",
         "Create role annals_app, grant it to the connecting role, and run `annals migrate`.",
-    ),
-    rule(
-        "append_lock_held",
-        Fault,
-        "Nothing can be appended while that session holds the lock: every command waits and is then refused.",
-        "See what the session does; end it with pg_terminate_backend if it does not come to an end.",
     ),
     rule(
         "autovacuum_off",

@@ -13,6 +13,7 @@ use annals_commands::{
 use annals_domain::{Caller, ClaimScope, EmailAddress, Role};
 use annals_eventstore::checkpoint;
 use annals_eventstore::database::{Database, DatabaseError, DatabaseOptions, DatabaseSource};
+use annals_eventstore::doctor::{self, Severity};
 use annals_eventstore::embedded::{BinariesSearch, Cluster, ClusterOptions};
 use annals_eventstore::vault::{MasterKey, Vault, VaultError};
 use annals_eventstore::{EventStore, SnapshotOptions, Snapshotter, WriterOptions};
@@ -83,17 +84,25 @@ impl AppState {
         &self.0.exchanges
     }
 
-    /// Names of the read models that this process knows to have failed on their last try.
+    /// What keeps read models from going on, as far as this process knows: `projection <name>`, and why where the log is
+    /// to blame.
     #[must_use]
-    pub fn stuck_projections(&self) -> Vec<&'static str> {
+    pub fn projection_faults(&self) -> Vec<String> {
         let statuses = self.0.engine.statuses();
-        let stuck = statuses.into_iter().filter(|status| {
-            matches!(
-                status.state,
-                ProjectionState::Failing | ProjectionState::Stopped | ProjectionState::Unknown
-            )
-        });
-        stuck.map(|status| status.name).collect()
+        let stuck = statuses
+            .into_iter()
+            .filter_map(|status| match (status.state, status.error) {
+                (ProjectionState::Diverged, Some(why)) => Some(format!("projection {}: {why}", status.name)),
+                (
+                    ProjectionState::Failing
+                    | ProjectionState::Stopped
+                    | ProjectionState::Unknown
+                    | ProjectionState::Diverged,
+                    _,
+                ) => Some(format!("projection {}", status.name)),
+                (ProjectionState::Following | ProjectionState::Rebuilding | ProjectionState::Standby, _) => None,
+            });
+        stuck.collect()
     }
 }
 
@@ -136,6 +145,7 @@ impl App {
         if !migrated.application_role {
             tracing::warn!("role annals_app may not be used here; triggers alone protect the log");
         }
+        warn_of_faults(&database).await;
         let store = start_store(database, &config).await?;
         give_back_leases_of_the_dead(store.database()).await;
         let commands = match start_commands(&store, clock, &config) {
@@ -240,6 +250,25 @@ impl App {
             Err(CommandError::Taken { scopes }) if scopes.contains(&ClaimScope::Email) => Ok(()),
             Err(error) => Err(StartError::Administrator(error.to_string())),
         }
+    }
+}
+
+/// Says what `annals doctor` would, as far as that costs nothing. A server with faults starts all the same: it may be what
+/// its operator needs to mend them.
+async fn warn_of_faults(database: &Database) {
+    match doctor::examine_settings(database).await {
+        Ok(findings) => {
+            for fault in findings.iter().filter(|finding| finding.severity == Severity::Fault) {
+                tracing::warn!(
+                    code = fault.code,
+                    advice = fault.advice,
+                    "{}. {}",
+                    fault.what,
+                    fault.breaks
+                );
+            }
+        }
+        Err(error) => tracing::warn!(%error, "the settings of the database could not be looked at"),
     }
 }
 

@@ -370,7 +370,9 @@ impl From<StoreError> for Problem {
     fn from(error: StoreError) -> Self {
         tracing::error!(error = %chain(&error), "the log could not be read");
         match error {
-            StoreError::Database(_) | StoreError::Vault(_) => Self::unavailable(1, "The log cannot be reached now."),
+            StoreError::Database(_) | StoreError::Vault(_) | StoreError::Standby => {
+                Self::unavailable(1, "The log cannot be reached now.")
+            }
             _ => Self::internal(),
         }
     }

@@ -4,6 +4,7 @@ use axum::http::{HeaderName, HeaderValue};
 use axum::response::{IntoResponseParts, ResponseParts};
 
 use annals_eventstore::Position;
+use annals_projections::ProjectionState;
 
 use crate::app::AppState;
 use crate::extract::{MinPosition, Prefer};
@@ -11,6 +12,8 @@ use crate::problem::Problem;
 
 /// The position of the log that an answer speaks of.
 pub const EVENT_POSITION: HeaderName = HeaderName::from_static("event-position");
+/// Told to clients, in seconds, where somebody has to set things right first.
+const OPERATOR_NEEDED_S: u64 = 30;
 /// RFC 7240.
 const PREFERENCE_APPLIED: HeaderName = HeaderName::from_static("preference-applied");
 
@@ -72,15 +75,44 @@ impl AppState {
     /// Waits until `models` show the position that a reader demands.
     ///
     /// # Errors
-    /// 503 with `Retry-After` when they do not get there in time.
+    /// 503 with `Retry-After` when they do not get there in time, and at once when they cannot: the log ends before that
+    /// position, or a model was built from another log.
     pub async fn reach(&self, models: &[&'static str], demanded: MinPosition) -> Result<(), Problem> {
         let Some(position) = demanded.0 else { return Ok(()) };
+        if position > *self.store().head_changes().borrow() {
+            // Another process may have written it just now; if not, no amount of waiting brings it.
+            let head = self.store().look_at_head().await?;
+            if position > head {
+                return Err(Problem::unavailable(
+                    1,
+                    format!(
+                        "The log ends at position {head}, before Min-Position: it was restored from a backup, or the \
+                         position is of another log."
+                    ),
+                )
+                .with_code("READ_MODEL_BEHIND")
+                .with_details(serde_json::json!({ "head": head }))
+                .on("Min-Position"));
+            }
+        }
         match self
             .engine()
             .wait(models, position, self.config().settle_timeout())
             .await
         {
             Ok(()) => Ok(()),
+            Err(behind) if behind.state == ProjectionState::Diverged => {
+                tracing::warn!(%position, %behind, "a read demanded what cannot be shown");
+                Err(Problem::unavailable(
+                    OPERATOR_NEEDED_S,
+                    format!(
+                        "The read model {} was built from another log, which diverged at position {}.",
+                        behind.projection, behind.position
+                    ),
+                )
+                .with_code("READ_MODEL_BEHIND")
+                .on("Min-Position"))
+            }
             Err(behind) => {
                 tracing::debug!(%position, %behind, "a read demanded more than is shown");
                 Err(

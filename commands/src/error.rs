@@ -181,9 +181,11 @@ impl From<Arc<StoreError>> for CommandError {
     fn from(error: Arc<StoreError>) -> Self {
         match &*error {
             StoreError::Decode { .. } | StoreError::Damaged { .. } => Self::Internal(chain(&*error)),
-            StoreError::Database(_) | StoreError::Vault(_) | StoreError::Closed | StoreError::KeysLost => {
-                Self::Unavailable(error)
-            }
+            StoreError::Database(_)
+            | StoreError::Vault(_)
+            | StoreError::Standby
+            | StoreError::Closed
+            | StoreError::KeysLost => Self::Unavailable(error),
         }
     }
 }

@@ -71,18 +71,45 @@ const LIST: &str = "
     limit 10000
 ";
 
+const DIVERGED: &str = "
+    select c.projection, c.position
+    from log.checkpoints c
+    where c.position > 0
+        and not exists (
+            select
+            from log.events e
+            where e.position = c.position and e.entry_hash = c.entry_hash
+        )
+    order by c.projection
+    limit 10000
+";
+
 const ADVANCE: &str = "
     update log.checkpoints c
     set position = $4, entry_hash = $5, status = 'live', failures = 0, last_error = null, failed_at = null,
         moved_at = clock_timestamp(), heartbeat_at = clock_timestamp()
     from unnest($1::text[], $2::bigint[]) as m(projection, epoch)
     where c.projection = m.projection and c.epoch = m.epoch and c.position = $3
+        and (
+            c.position = 0
+            or exists (
+                select
+                from log.events e
+                where e.position = c.position and e.entry_hash = c.entry_hash
+            )
+        )
 ";
 
 const FAIL: &str = "
     update log.checkpoints
     set status = 'failing', failures = failures + 1, last_error = left($3, 2000), failed_at = clock_timestamp(),
         heartbeat_at = clock_timestamp()
+    where projection = $1 and epoch = $2
+";
+
+const MEND: &str = "
+    update log.checkpoints
+    set status = 'live', failures = 0, last_error = null, failed_at = null, heartbeat_at = clock_timestamp()
     where projection = $1 and epoch = $2
 ";
 
@@ -97,6 +124,17 @@ const REPLACE: &str = "
 ";
 
 const FORGET: &str = "delete from log.checkpoints where projection = $1";
+
+/// What a reader took in is not what the log says now: the log was restored from an older backup, or is another one.
+/// Nothing may be added to what it has; it is built anew, or the right log brought back.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, thiserror::Error)]
+#[error("log diverged at position {position}")]
+pub struct Divergence {
+    /// Name of the reader.
+    pub projection: String,
+    /// Where it stands: the log ends before, or has another history up to there.
+    pub position: Position,
+}
 
 /// Whether a reader gets on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
@@ -279,8 +317,9 @@ pub async fn list(pool: &PgPool) -> Result<Vec<Checkpoint>, StoreError> {
     rows.iter().map(Checkpoint::from_row).collect()
 }
 
-/// Moves a checkpoint within the transaction that moves its rows. False when it is not at `from` or not in `epoch`:
-/// somebody else has it, and the transaction must be rolled back.
+/// Moves a checkpoint within the transaction that moves its rows. False when it is not at `from` or not in `epoch`,
+/// for then somebody else has it, or when the log has another entry hash there than the checkpoint, for then it belongs
+/// to another log. The transaction must be rolled back.
 ///
 /// # Errors
 /// [`StoreError::Database`].
@@ -319,6 +358,37 @@ pub async fn advance_all(
         .await?
         .rows_affected();
     Ok(moved == projections.len() as u64)
+}
+
+/// The readers whose state belongs to another log than this one, by name: the log has another entry hash at their
+/// position, or ends before it.
+///
+/// # Errors
+/// [`StoreError::Database`].
+pub async fn diverged(pool: &PgPool) -> Result<Vec<Divergence>, StoreError> {
+    let rows = sqlx::query(DIVERGED).fetch_all(pool).await?;
+    rows.iter()
+        .map(|row| {
+            Ok(Divergence {
+                projection: row.try_get("projection")?,
+                position: Position::from_i64(row.try_get("position")?),
+            })
+        })
+        .collect()
+}
+
+/// Notes that what kept `projection` from going on is over, without moving it. False when the epoch is no longer its
+/// own.
+///
+/// # Errors
+/// [`StoreError::Database`].
+pub async fn mend(pool: &PgPool, projection: &str, epoch: u64) -> Result<bool, StoreError> {
+    let mended = sqlx::query(MEND)
+        .bind(projection)
+        .bind(epoch.cast_signed())
+        .execute(pool)
+        .await?;
+    Ok(mended.rows_affected() == 1)
 }
 
 /// Notes that `projection` could not take in what comes next. False when the epoch is no longer its own.

@@ -160,8 +160,8 @@ pub enum DatabaseError {
         "the database at {0} is encoded in {1}; create it with: create database annals encoding 'UTF8' template template0"
     )]
     Encoding(String, String),
-    /// The server only follows another one.
-    #[error("{0} is a read-only standby; connect to its primary")]
+    /// The server only follows another one, and what is to be done needs to write.
+    #[error("this database is a standby: {0} follows another server and cannot be written; connect to its primary")]
     Standby(String),
     /// The schema was made by a newer Annals than this one.
     #[error("schema {schema} has migration {version}, which this Annals does not know: it was migrated by a newer one")]
@@ -241,6 +241,8 @@ pub struct DatabaseOptions {
     pub application_name: String,
     /// As whom pooled and dedicated connections act.
     pub role: DatabaseRole,
+    /// Whether a hot standby will do, which can be read only. Unless told so, a standby is refused.
+    pub accept_standby: bool,
 }
 
 impl Default for DatabaseOptions {
@@ -251,6 +253,7 @@ impl Default for DatabaseOptions {
             timeouts: Timeouts::POOL,
             application_name: "annals".to_owned(),
             role: DatabaseRole::Application,
+            accept_standby: false,
         }
     }
 }
@@ -347,6 +350,7 @@ struct Inner {
     options: DatabaseOptions,
     kind: DatabaseKind,
     address: String,
+    is_standby: bool,
     cluster: Option<Cluster>,
     /// Only the database that opened the cluster stops it; the ones made by [`Database::with_options`] do not.
     owns_cluster: bool,
@@ -415,13 +419,14 @@ impl Database {
     /// [`DatabaseError::Connect`], or what is wrong with the server.
     pub async fn connect_with(connect: PgConnectOptions, options: DatabaseOptions) -> Result<Self, DatabaseError> {
         let address = address_of(&connect);
-        let server = Server::check(&connect, &address, options.acquire_timeout).await?;
+        let server = Server::check(&connect, &address, &options).await?;
+        let is_standby = server.is_standby;
         let kind = DatabaseKind::External {
             address: address.clone(),
             database: server.database,
             version: server.version,
         };
-        Ok(Self::assemble(connect, options, kind, address, None, false))
+        Ok(Self::assemble(connect, options, kind, address, is_standby, None, false))
     }
 
     /// Uses a cluster that is open already; [`Database::close`] will close it.
@@ -431,13 +436,22 @@ impl Database {
     pub async fn embedded(cluster: Cluster, options: DatabaseOptions) -> Result<Self, DatabaseError> {
         let connect = cluster.connect_options();
         let address = address_of(&connect);
-        let server = Server::check(&connect, &address, options.acquire_timeout).await?;
+        let server = Server::check(&connect, &address, &options).await?;
+        let is_standby = server.is_standby;
         let kind = DatabaseKind::Embedded {
             folder: cluster.folder().to_owned(),
             joined: !cluster.is_owner(),
             version: server.version,
         };
-        Ok(Self::assemble(connect, options, kind, address, Some(cluster), true))
+        Ok(Self::assemble(
+            connect,
+            options,
+            kind,
+            address,
+            is_standby,
+            Some(cluster),
+            true,
+        ))
     }
 
     /// The same database by a pool of its own, with other options: another role, other timeouts, another size.
@@ -449,6 +463,7 @@ impl Database {
             options,
             self.inner.kind.clone(),
             self.inner.address.clone(),
+            self.inner.is_standby,
             self.inner.cluster.clone(),
             false,
         )
@@ -459,6 +474,7 @@ impl Database {
         options: DatabaseOptions,
         kind: DatabaseKind,
         address: String,
+        is_standby: bool,
         cluster: Option<Cluster>,
         owns_cluster: bool,
     ) -> Self {
@@ -474,6 +490,7 @@ impl Database {
                 options,
                 kind,
                 address,
+                is_standby,
                 cluster,
                 owns_cluster,
                 renewal,
@@ -503,6 +520,13 @@ impl Database {
     #[must_use]
     pub fn options(&self) -> &DatabaseOptions {
         &self.inner.options
+    }
+
+    /// Whether the server was a hot standby when this database was opened: it can be read, not written, and tells
+    /// nobody of new events by itself.
+    #[must_use]
+    pub fn is_standby(&self) -> bool {
+        self.inner.is_standby
     }
 
     /// How to connect to this database without role or timeouts, for tools that need a session of their own.
@@ -581,9 +605,12 @@ impl Database {
     /// Each schema holds the history of its own migrations.
     ///
     /// # Errors
-    /// [`DatabaseError::NewerSchema`], [`DatabaseError::ChangedMigration`], [`DatabaseError::Migration`],
-    /// [`DatabaseError::Statement`]. Migrations that were complete before the error stay applied.
+    /// [`DatabaseError::Standby`], [`DatabaseError::NewerSchema`], [`DatabaseError::ChangedMigration`],
+    /// [`DatabaseError::Migration`], [`DatabaseError::Statement`]. Migrations that were complete before the error stay applied.
     pub async fn migrate(&self) -> Result<Migrated, DatabaseError> {
+        if self.is_standby() {
+            return Err(DatabaseError::Standby(self.inner.address.clone()));
+        }
         let mut connection = self
             .dedicated(Timeouts::MAINTENANCE, DatabaseRole::Owner)
             .await
@@ -658,6 +685,27 @@ impl Database {
     }
 }
 
+/// A migration that this program knows: the schema it belongs to, its number, its checksum and its text.
+pub(crate) struct KnownMigration {
+    pub(crate) schema: &'static str,
+    pub(crate) version: i64,
+    pub(crate) checksum: &'static [u8],
+    pub(crate) sql: &'static str,
+}
+
+pub(crate) fn known_migrations() -> impl Iterator<Item = KnownMigration> {
+    [("log", &LOG_MIGRATIONS), ("view", &VIEW_MIGRATIONS)]
+        .into_iter()
+        .flat_map(|(schema, migrator)| {
+            migrator.iter().map(move |migration| KnownMigration {
+                schema,
+                version: migration.version,
+                checksum: &migration.checksum,
+                sql: &migration.sql,
+            })
+        })
+}
+
 /// The checksums of all migrations in order, by which a migrated template database can be told to be current.
 pub fn migration_checksums() -> impl Iterator<Item = &'static [u8]> {
     LOG_MIGRATIONS
@@ -669,11 +717,16 @@ pub fn migration_checksums() -> impl Iterator<Item = &'static [u8]> {
 struct Server {
     version: String,
     database: String,
+    is_standby: bool,
 }
 
 impl Server {
-    async fn check(connect: &PgConnectOptions, address: &str, timeout: Duration) -> Result<Self, DatabaseError> {
-        let described = tokio::time::timeout(timeout, async {
+    async fn check(
+        connect: &PgConnectOptions,
+        address: &str,
+        options: &DatabaseOptions,
+    ) -> Result<Self, DatabaseError> {
+        let described = tokio::time::timeout(options.acquire_timeout, async {
             let mut connection = connect.connect().await?;
             let row: (i32, String, String, String, bool) =
                 sqlx::query_as(DESCRIBE_SERVER).fetch_one(&mut connection).await?;
@@ -684,8 +737,12 @@ impl Server {
         .unwrap_or(Err(sqlx::Error::PoolTimedOut));
         let (number, version, database, encoding, standby) =
             described.map_err(|source| DatabaseError::Connect(address.to_owned(), source))?;
-        judge_server(address, number, &version, &encoding, standby)?;
-        Ok(Self { version, database })
+        judge_server(address, number, &version, &encoding, standby && !options.accept_standby)?;
+        Ok(Self {
+            version,
+            database,
+            is_standby: standby,
+        })
     }
 }
 

@@ -27,6 +27,9 @@ pub enum StoreError {
         /// What is wrong with it.
         what: String,
     },
+    /// The database is a standby, which can be read but not written.
+    #[error("this database is a standby; the log is written on its primary")]
+    Standby,
     /// The store was closed.
     #[error("the event store is closed")]
     Closed,

@@ -11,6 +11,7 @@ pub mod chain;
 pub mod checkpoint;
 mod claims;
 pub mod database;
+pub mod doctor;
 pub mod embedded;
 pub mod error;
 mod expectation;
@@ -39,7 +40,7 @@ pub use append::{
     Append, AppendError, Appended, Condition, Idempotency, StreamAppend, StreamId, StreamIdError, Version,
 };
 pub use chain::{VerifyFault, VerifyProgress, VerifyReport};
-pub use checkpoint::{Checkpoint, CheckpointStatus};
+pub use checkpoint::{Checkpoint, CheckpointStatus, Divergence};
 pub use database::Database;
 pub use error::StoreError;
 pub use expectation::Expectation;
@@ -74,7 +75,8 @@ struct Inner {
 
 impl EventStore {
     /// Starts the writer and the watch on the head, in the present Tokio runtime. Nothing is connected before it is
-    /// needed.
+    /// needed. On a standby ([`Database::is_standby`]) there is nothing to write: every append is refused, and the head
+    /// is looked at every second.
     #[must_use]
     pub fn start(database: Database, vault: Vault, options: WriterOptions) -> Self {
         let head = Arc::new(watch::Sender::new(Position::START));
@@ -100,8 +102,12 @@ impl EventStore {
     /// the caller stops waiting.
     ///
     /// # Errors
-    /// [`AppendError`]; unless it is [`AppendError::OutcomeUnknown`], nothing was written.
+    /// [`AppendError`]; unless it is [`AppendError::OutcomeUnknown`], nothing was written. On a standby it is always
+    /// [`AppendError::Unavailable`] with [`StoreError::Standby`].
     pub async fn append(&self, append: Append) -> Result<Appended, AppendError> {
+        if self.inner.database.is_standby() {
+            return Err(StoreError::Standby.into());
+        }
         let grown: Vec<(StreamId, Version)> = append
             .streams
             .iter()
@@ -209,10 +215,19 @@ impl EventStore {
     }
 
     /// The last known end of the log, and every later one. It may lag behind the database by a second when
-    /// notifications are lost, and starts from 0 until first heard of.
+    /// notifications are lost, and starts from 0 until first heard of. It goes down only when the log itself was set
+    /// back, by a restored backup or a failover that lost the last commits.
     #[must_use]
     pub fn head_changes(&self) -> watch::Receiver<Position> {
         self.inner.head.subscribe()
+    }
+
+    /// The end of the log, as the database has it now, told to those who watch the head as well.
+    ///
+    /// # Errors
+    /// [`StoreError::Database`].
+    pub async fn look_at_head(&self) -> Result<Position, StoreError> {
+        subscription::look(&self.inner.database, &self.inner.head).await
     }
 
     /// The entry hash at `position`, by which a reader recognises its log: zeros at the start, absent beyond the end.

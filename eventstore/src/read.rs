@@ -11,6 +11,7 @@ use uuid::Uuid;
 use annals_domain::{Actor, AnyEvent, Metadata, Timestamp, registry};
 
 use crate::append::{StreamId, Version, aggregate_type_of};
+use crate::chain;
 use crate::error::StoreError;
 use crate::position::{Hash, Position};
 use crate::vault::{self, SealPlace, Vault};
@@ -87,6 +88,15 @@ pub struct Record {
     pub leaf_hash: Hash,
     /// Stands for this event and all before it.
     pub entry_hash: Hash,
+}
+
+impl Record {
+    /// Whether this event is the next one after the event whose entry hash is `previous`: of the same log, and with
+    /// nothing in between.
+    #[must_use]
+    pub fn follows(&self, previous: Hash) -> bool {
+        chain::entry_hash(previous, self.leaf_hash, self.position, self.recorded_at) == self.entry_hash
+    }
 }
 
 /// Which events to read; what is absent does not matter, and an event must match all that is present.

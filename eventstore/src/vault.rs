@@ -293,10 +293,13 @@ impl Vault {
     pub async fn open(database: &Database, master: &MasterKey) -> Result<Self, VaultError> {
         let pool = database.pool().clone();
         let fingerprint = master.derive("annals/master-key-fingerprint/1");
-        sqlx::query(REMEMBER_MASTER_KEY)
-            .bind(fingerprint.as_slice())
-            .execute(&pool)
-            .await?;
+        // A standby has it from its primary, and takes nothing in.
+        if !database.is_standby() {
+            sqlx::query(REMEMBER_MASTER_KEY)
+                .bind(fingerprint.as_slice())
+                .execute(&pool)
+                .await?;
+        }
         let known: Vec<u8> = sqlx::query_scalar(MASTER_KEY).fetch_one(&pool).await?;
         if known != fingerprint.as_slice() {
             return Err(VaultError::WrongMasterKey);

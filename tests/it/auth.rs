@@ -735,5 +735,14 @@ async fn a_read_that_demands_too_much_is_503() {
         .await;
     answer.assert_problem(503, "READ_MODEL_BEHIND");
     assert_eq!(answer.header("retry-after"), "1");
+    let head = app.head().await;
+    assert_eq!(answer.body["error"]["details"], json!({ "head": head }));
+    assert_eq!(
+        answer.body["error"]["message"],
+        format!(
+            "The log ends at position {head}, before Min-Position: it was restored from a backup, or the position is \
+             of another log."
+        )
+    );
     app.finish().await;
 }

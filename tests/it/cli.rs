@@ -16,45 +16,45 @@ const EMAIL: &str = "keeper@example.com";
 const PASSWORD: &str = "keeper-of-records";
 
 /// A folder with data of its own, and the program to use it.
-struct Annals {
-    folder: TempDir,
+pub(super) struct Annals {
+    pub(super) folder: TempDir,
     /// A server of its own; absent: the embedded one.
-    database_url: Option<String>,
+    pub(super) database_url: Option<String>,
 }
 
 /// How a command ended.
-struct Ended {
-    code: i32,
-    stdout: String,
-    stderr: String,
+pub(super) struct Ended {
+    pub(super) code: i32,
+    pub(super) stdout: String,
+    pub(super) stderr: String,
 }
 
 impl Ended {
     #[track_caller]
-    fn good(self) -> Self {
+    pub(super) fn good(self) -> Self {
         assert_eq!(self.code, 0, "stdout: {}\nstderr: {}", self.stdout, self.stderr);
         self
     }
 
     #[track_caller]
-    fn json(&self) -> Value {
+    pub(super) fn json(&self) -> Value {
         serde_json::from_str(&self.stdout).unwrap_or_else(|error| panic!("{error}: {}\n{}", self.stdout, self.stderr))
     }
 }
 
 impl Annals {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self {
             folder: annals_tests::reachable_folder(),
             database_url: None,
         }
     }
 
-    fn data_dir(&self) -> PathBuf {
+    pub(super) fn data_dir(&self) -> PathBuf {
         self.folder.path().join("annals-data")
     }
 
-    fn command(&self, arguments: &[&str]) -> Command {
+    pub(super) fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_annals-under-test"));
         for (name, _) in std::env::vars_os() {
             if name.to_string_lossy().starts_with("ANNALS_") || name == "DATABASE_URL" {
@@ -75,7 +75,7 @@ impl Annals {
         command
     }
 
-    fn run(&self, arguments: &[&str]) -> Ended {
+    pub(super) fn run(&self, arguments: &[&str]) -> Ended {
         Self::ended(self.command(arguments).spawn().expect("the program starts"))
     }
 
@@ -94,7 +94,7 @@ impl Annals {
         Self::ended(child)
     }
 
-    fn ended(child: Child) -> Ended {
+    pub(super) fn ended(child: Child) -> Ended {
         let output = child.wait_with_output().expect("the program ends");
         Ended {
             code: output.status.code().unwrap_or(-1),
@@ -103,12 +103,12 @@ impl Annals {
         }
     }
 
-    fn create_admin(&self, email: &str) -> Ended {
+    pub(super) fn create_admin(&self, email: &str) -> Ended {
         let arguments = ["admin", "create", "--email", email, "--password-stdin", "--json"];
         self.run_with_input(&arguments, &format!("{PASSWORD}\n"))
     }
 
-    fn serve(&self) -> Server {
+    pub(super) fn serve(&self) -> Server {
         let mut child = self
             .command(&["serve"])
             .stderr(Stdio::inherit())
@@ -131,9 +131,9 @@ impl Annals {
 }
 
 /// A running server. Stopped as by a terminal when dropped.
-struct Server {
-    child: Child,
-    address: String,
+pub(super) struct Server {
+    pub(super) child: Child,
+    pub(super) address: String,
 }
 
 impl Drop for Server {

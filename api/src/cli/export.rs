@@ -21,7 +21,7 @@ use crate::config::Config;
 use super::Answer;
 use super::output::Output;
 use super::progress::Progress;
-use super::workplace::Workplace;
+use super::workplace::{Access, Workplace};
 
 /// Arguments of `annals export`.
 #[derive(Debug, Args)]
@@ -33,7 +33,7 @@ pub(super) struct Export {
 
 impl Export {
     pub(super) async fn run(&self, config: &Config, output: &mut Output) -> anyhow::Result<Answer> {
-        let workplace = Workplace::of_existing(config).await?;
+        let workplace = Workplace::of_existing(config, Access::Read).await?;
         let answer = self.export(&workplace, output).await;
         workplace.close(answer).await
     }

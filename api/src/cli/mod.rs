@@ -5,6 +5,7 @@
 //! error (`output`).
 
 mod admin;
+mod doctor;
 mod export;
 mod migrate;
 mod openapi;
@@ -92,6 +93,8 @@ enum Command {
     Export(export::Export),
     /// Print the head of the log and how far each projection has come
     Status(status::Status),
+    /// Tell what about the database would break a guarantee, and what to do
+    Doctor(doctor::Doctor),
     /// Print the OpenAPI document
     Openapi(openapi::Openapi),
 }
@@ -153,6 +156,7 @@ impl Cli {
             Command::Verify(command) => command.run(&config, &mut output).await,
             Command::Export(command) => command.run(&config, &mut output).await,
             Command::Status(command) => command.run(&config, &mut output).await,
+            Command::Doctor(command) => command.run(&config, &mut output).await,
             Command::Openapi(_) => unreachable!("was run above"),
         }
     }

@@ -16,7 +16,7 @@ use crate::config::Config;
 use super::Answer;
 use super::output::Output;
 use super::progress::Progress;
-use super::workplace::Workplace;
+use super::workplace::{Access, Workplace};
 
 /// Arguments of `annals rebuild`.
 #[derive(Debug, Args)]
@@ -42,7 +42,10 @@ fn names() -> PossibleValuesParser {
 
 impl Rebuild {
     pub(super) async fn run(&self, config: &Config, output: &mut Output) -> anyhow::Result<Answer> {
-        Workplace::with_log(config, async |_, store| self.rebuild(store, output).await).await
+        Workplace::with_log(config, Access::Write, async |_, store| {
+            self.rebuild(store, output).await
+        })
+        .await
     }
 
     async fn rebuild(&self, store: &EventStore, output: &mut Output) -> anyhow::Result<Answer> {

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use crate::config::Config;
 
 use super::output::{Output, table};
-use super::workplace::Workplace;
+use super::workplace::{Access, Workplace};
 use super::{Answer, Refusal};
 
 /// Events read at once.
@@ -37,7 +37,7 @@ pub(super) struct Replay {
 
 impl Replay {
     pub(super) async fn run(&self, config: &Config, output: &mut Output) -> anyhow::Result<Answer> {
-        Workplace::with_log(config, async |_, store| self.replay(store, output).await).await
+        Workplace::with_log(config, Access::Read, async |_, store| self.replay(store, output).await).await
     }
 
     async fn replay(&self, store: &EventStore, output: &mut Output) -> anyhow::Result<Answer> {

@@ -12,7 +12,7 @@ use crate::config::Config;
 
 use super::Answer;
 use super::output::{Output, table};
-use super::workplace::Workplace;
+use super::workplace::{Access, Workplace};
 
 /// Long streams that are listed.
 const LONGEST_LISTED: usize = 20;
@@ -22,9 +22,12 @@ const LONGEST_LISTED: usize = 20;
 pub(super) struct Status {}
 
 impl Status {
-    /// The answer is no when a projection is failing; one that merely lags, or that nobody runs, is not.
+    /// The answer is no when a projection is failing or belongs to another log; one that merely lags, or that nobody runs, is not.
     pub(super) async fn run(&self, config: &Config, output: &mut Output) -> anyhow::Result<Answer> {
-        Workplace::with_log(config, async |workplace, store| status(workplace, store, output).await).await
+        Workplace::with_log(config, Access::Read, async |workplace, store| {
+            status(workplace, store, output).await
+        })
+        .await
     }
 }
 
@@ -47,7 +50,7 @@ async fn status(workplace: &Workplace, store: &EventStore, output: &mut Output) 
     })?;
     let failing = projections
         .iter()
-        .any(|projection| projection.state == ProjectionState::Failing);
+        .any(|projection| matches!(projection.state, ProjectionState::Failing | ProjectionState::Diverged));
     Ok(if failing { Answer::No } else { Answer::Good })
 }
 

@@ -12,7 +12,7 @@ use crate::config::Config;
 use super::Answer;
 use super::output::Output;
 use super::progress::Progress;
-use super::workplace::Workplace;
+use super::workplace::{Access, Workplace};
 
 /// Arguments of `annals verify`.
 #[derive(Debug, Args)]
@@ -20,7 +20,7 @@ pub(super) struct Verify {}
 
 impl Verify {
     pub(super) async fn run(&self, config: &Config, output: &mut Output) -> anyhow::Result<Answer> {
-        Workplace::with_log(config, async |_, store| verify(store, output).await).await
+        Workplace::with_log(config, Access::Read, async |_, store| verify(store, output).await).await
     }
 }
 
@@ -123,7 +123,7 @@ fn place(fault: &VerifyFault) -> Value {
 /// Whether an error says nothing about the log: the check could not be made.
 fn is_no_finding(error: &StoreError) -> bool {
     match error {
-        StoreError::Database(_) | StoreError::Closed | StoreError::KeysLost => true,
+        StoreError::Database(_) | StoreError::Standby | StoreError::Closed | StoreError::KeysLost => true,
         StoreError::Vault(error) => !matches!(error, VaultError::MalformedMark(_) | VaultError::DoesNotOpen(_)),
         StoreError::Decode { .. } | StoreError::Damaged { .. } => false,
     }

@@ -11,6 +11,15 @@ use super::Refusal;
 /// Connections of a one-shot command: it does one thing at a time, and a server may be using the rest.
 const CONNECTIONS: u32 = 4;
 
+/// What a command does to the database.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Access {
+    /// It reads, so that a standby will do.
+    Read,
+    /// It writes, so that it takes the primary.
+    Write,
+}
+
 /// An open database, to be closed by [`Workplace::close`] whatever the command's end.
 pub(super) struct Workplace {
     database: Database,
@@ -23,9 +32,10 @@ impl Workplace {
     /// [`Refusal`] `data.none` where nothing was ever stored; what opening gives; what `work` gives.
     pub(super) async fn with_log<T>(
         config: &Config,
+        access: Access,
         work: impl AsyncFnOnce(&Self, &EventStore) -> anyhow::Result<T>,
     ) -> anyhow::Result<T> {
-        let workplace = Self::of_existing(config).await?;
+        let workplace = Self::of_existing(config, access).await?;
         let answer = match crate::app::start_store(workplace.database.clone(), config).await {
             Ok(store) => {
                 let answer = work(&workplace, &store).await;
@@ -42,11 +52,23 @@ impl Workplace {
     ///
     /// # Errors
     /// [`Refusal`] `data.none` where nothing was ever stored; else what opening gives.
-    pub(super) async fn of_existing(config: &Config) -> anyhow::Result<Self> {
+    pub(super) async fn of_existing(config: &Config, access: Access) -> anyhow::Result<Self> {
+        let options = DatabaseOptions {
+            accept_standby: access == Access::Read,
+            ..options()
+        };
+        Self::of_existing_with(config, options).await
+    }
+
+    /// The same with a pool of other options.
+    ///
+    /// # Errors
+    /// Those of [`Workplace::of_existing`].
+    pub(super) async fn of_existing_with(config: &Config, options: DatabaseOptions) -> anyhow::Result<Self> {
         if config.database_url().is_none() && !config.data_dir.join("postgres").is_dir() {
             return Err(no_data(&format!("{} holds no database", config.data_dir.display())));
         }
-        let workplace = Self::open(config).await?;
+        let workplace = Self::open_with(config, options).await?;
         if workplace.database.has_log().await? {
             return Ok(workplace);
         }
@@ -61,12 +83,10 @@ impl Workplace {
     /// # Errors
     /// What opening gives.
     pub(super) async fn open(config: &Config) -> anyhow::Result<Self> {
-        let options = DatabaseOptions {
-            max_connections: CONNECTIONS,
-            timeouts: Timeouts::MAINTENANCE,
-            application_name: "annals command".to_owned(),
-            ..DatabaseOptions::default()
-        };
+        Self::open_with(config, options()).await
+    }
+
+    async fn open_with(config: &Config, options: DatabaseOptions) -> anyhow::Result<Self> {
         let database = Database::open(crate::app::database_source(config), options)
             .await
             .context("opening the database")?;
@@ -103,6 +123,16 @@ impl Workplace {
         let answer = answer?;
         closed?;
         Ok(answer)
+    }
+}
+
+/// Those of a one-shot command.
+pub(super) fn options() -> DatabaseOptions {
+    DatabaseOptions {
+        max_connections: CONNECTIONS,
+        timeouts: Timeouts::MAINTENANCE,
+        application_name: "annals command".to_owned(),
+        ..DatabaseOptions::default()
     }
 }
 

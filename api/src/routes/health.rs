@@ -29,7 +29,7 @@ pub struct HealthBody {
     /// `ok` or `unavailable`.
     #[schema(value_type = String)]
     status: &'static str,
-    /// What is wrong, in stable words: `database`, `projection <name>`.
+    /// What is wrong, in stable words: `database`, `projection <name>`, `projection <name>: log diverged at position <n>`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     faults: Vec<String>,
 }
@@ -52,11 +52,7 @@ pub(crate) async fn ready(State(app): State<AppState>) -> Response {
     if !matches!(tokio::time::timeout(PATIENCE, ping).await, Ok(Ok(_))) {
         faults.push("database".to_owned());
     }
-    faults.extend(
-        app.stuck_projections()
-            .into_iter()
-            .map(|name| format!("projection {name}")),
-    );
+    faults.extend(app.projection_faults());
     if faults.is_empty() {
         return Json(HealthBody { status: "ok", faults }).into_response();
     }

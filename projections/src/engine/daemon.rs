@@ -7,9 +7,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use annals_domain::Caller;
-use annals_eventstore::checkpoint::{self, Checkpoint};
+use annals_eventstore::checkpoint::{self, Checkpoint, Divergence};
 use annals_eventstore::database::Timeouts;
-use annals_eventstore::{Database, EventStore, Position, Record, StoreError};
+use annals_eventstore::{Database, EventStore, Hash, Position, Record, StoreError};
 use sqlx::{Connection, Executor, PgConnection};
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinHandle;
@@ -37,6 +37,8 @@ pub(super) struct Daemon {
     board: Arc<Board>,
     end: CancellationToken,
     head: watch::Receiver<Position>,
+    /// The head when it was last looked at; lower than that only after the log was set back.
+    known_head: Position,
     /// Of this engine alone; made anew after every loss.
     connection: Option<PgConnection>,
     /// Since it was last reached, the database has not answered.
@@ -60,6 +62,12 @@ struct Model {
     role: Role,
     /// Of the last event it shows, as far as this process knows.
     position: Position,
+    /// Entry hash at that position; what comes next must follow from it.
+    entry_hash: Hash,
+    /// The log may not be the one it was built from: its checkpoint is looked at before it goes on.
+    is_suspect: bool,
+    /// The log is not the one it was built from.
+    is_diverged: bool,
     /// The most events of its next batch: fewer while it is narrowed down which event it fails at.
     limit: usize,
     failures: u32,
@@ -101,6 +109,11 @@ impl Model {
             Role::Standby | Role::Rebuilding(_) => None,
         }
     }
+
+    /// Whether this process leads it, and the log is known to be its own.
+    fn may_move(&self) -> bool {
+        self.epoch().is_some() && !self.is_suspect && !self.is_diverged
+    }
 }
 
 impl Drop for Daemon {
@@ -131,6 +144,9 @@ impl Daemon {
                 projection,
                 role: Role::Standby,
                 position: Position::START,
+                entry_hash: Hash::ZERO,
+                is_suspect: false,
+                is_diverged: false,
                 limit: options.batch_events,
                 failures: 0,
                 retry_at: Instant::now(),
@@ -145,6 +161,7 @@ impl Daemon {
             board,
             end,
             head,
+            known_head: Position::START,
             connection: None,
             is_away: false,
             elsewhere: Arc::default(),
@@ -174,6 +191,9 @@ impl Daemon {
                         renew_at = now + RECONNECT.min(renew_every);
                     }
                 }
+            }
+            if let Err(error) = self.look_into_suspects().await {
+                self.away(&error);
             }
             if self.step().await {
                 continue;
@@ -209,7 +229,7 @@ impl Daemon {
         let mut groups: BTreeMap<Position, Vec<usize>> = BTreeMap::new();
         let mut troubled = Vec::new();
         for (index, model) in self.models.iter().enumerate() {
-            if model.epoch().is_none() || model.position >= head || model.retry_at > now {
+            if !model.may_move() || model.position >= head || model.retry_at > now {
                 continue;
             }
             if model.failures > 0 || model.limit < self.options.batch_events {
@@ -239,6 +259,7 @@ impl Daemon {
         let batch = match self.store.read_after(from, limit).await {
             Ok(batch) if batch.is_empty() => {
                 // The head promised more than there is: the log was set back. It must not be asked without a pause.
+                self.suspect(group);
                 self.pause(group);
                 return false;
             }
@@ -259,6 +280,15 @@ impl Daemon {
                 return false;
             }
         };
+        let (group, strays): (Vec<usize>, Vec<usize>) = group.iter().partition(|index| {
+            let previous = self.models[**index].entry_hash;
+            batch.first().is_some_and(|first| first.follows(previous))
+        });
+        let group = group.as_slice();
+        self.lost_the_thread(&strays, from).await;
+        if group.is_empty() {
+            return false;
+        }
         match self.apply(group, from, &batch).await {
             Ok(()) => true,
             Err(Fault::Model(index, error)) if group.len() == 1 => {
@@ -350,17 +380,19 @@ impl Daemon {
             .map_err(Fault::Away)?;
         transaction.commit().await.map_err(Fault::Away)?;
         for index in group {
-            self.moved(*index, last.position);
+            self.moved(*index, last);
         }
         Ok(())
     }
 
-    fn moved(&mut self, index: usize, position: Position) {
+    fn moved(&mut self, index: usize, last: &Record) {
+        let position = last.position;
         let model = &mut self.models[index];
         if model.failures > 0 {
             tracing::info!(projection = model.name(), %position, "the read model goes on");
         }
         model.position = position;
+        model.entry_hash = last.entry_hash;
         model.failures = 0;
         model.limit = (model.limit * 2).min(self.options.batch_events);
         self.board.update(model.name(), |seen| {
@@ -369,6 +401,114 @@ impl Daemon {
             seen.failures = 0;
             seen.error = None;
         });
+    }
+
+    /// What follows in the log at `from` does not follow from what these models show. Either the log was set back and
+    /// went on differently, which their checkpoints tell; or the event itself is damaged.
+    async fn lost_the_thread(&mut self, group: &[usize], from: Position) {
+        if group.is_empty() {
+            return;
+        }
+        let found = match self.store.entry_hash_at(from).await {
+            Ok(found) => found,
+            Err(error) => {
+                self.away(&error);
+                self.pause(group);
+                return;
+            }
+        };
+        let damaged = StoreError::Damaged {
+            place: format!("position {}", from.next()),
+            what: format!("it does not follow from the event at position {from}"),
+        };
+        for index in group {
+            if found == Some(self.models[*index].entry_hash) {
+                self.failed(*index, 1, from.next(), &damaged).await;
+            } else {
+                self.models[*index].is_suspect = true;
+            }
+        }
+    }
+
+    fn suspect(&mut self, group: &[usize]) {
+        for index in group {
+            self.models[*index].is_suspect = true;
+        }
+    }
+
+    /// Looks at the checkpoints of models of which it is in doubt whether they belong to this log.
+    async fn look_into_suspects(&mut self) -> Result<(), StoreError> {
+        let head = *self.head.borrow();
+        let is_set_back = head < self.known_head;
+        self.known_head = head;
+        let now = Instant::now();
+        let mut suspects = Vec::new();
+        for (index, model) in self.models.iter_mut().enumerate() {
+            model.is_suspect |= is_set_back;
+            if model.is_suspect && model.epoch().is_some() && model.retry_at <= now {
+                suspects.push(index);
+            }
+        }
+        if suspects.is_empty() {
+            return Ok(());
+        }
+        let looked = self.take(&suspects).await;
+        if looked.is_err() {
+            self.pause(&suspects);
+        }
+        looked
+    }
+
+    /// Looks which models, whoever leads them, belong to another log than this one.
+    async fn look_for_divergence(&mut self) -> Result<(), StoreError> {
+        let diverged = checkpoint::diverged(self.store.database().pool()).await?;
+        for model in &mut self.models {
+            let found = diverged.iter().find(|diverged| diverged.projection == model.name());
+            match model.role {
+                Role::Rebuilding(_) => {}
+                Role::Leading(_) => model.is_suspect |= found.is_some() != model.is_diverged,
+                Role::Standby => {
+                    model.is_diverged = found.is_some();
+                    let error = found.map(Divergence::to_string);
+                    self.board.update(model.name(), |seen| {
+                        seen.state = idle_state(error.is_some());
+                        seen.error = error;
+                    });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The checkpoint that this process leads is none of this log. What the model shows stays as it is.
+    async fn diverged(&mut self, index: usize, checkpoint: &Checkpoint) -> Result<(), StoreError> {
+        let divergence = Divergence {
+            projection: checkpoint.projection.clone(),
+            position: checkpoint.position,
+        };
+        let text = divergence.to_string();
+        let model = &mut self.models[index];
+        let is_news = !model.is_diverged;
+        model.role = Role::Leading(checkpoint.epoch);
+        model.position = checkpoint.position;
+        model.entry_hash = checkpoint.entry_hash;
+        model.is_suspect = false;
+        model.is_diverged = true;
+        let name = model.name();
+        self.board.update(name, |seen| {
+            seen.position = checkpoint.position;
+            seen.state = ProjectionState::Diverged;
+            seen.error = Some(text.clone());
+        });
+        if is_news {
+            tracing::error!(
+                projection = name,
+                position = %checkpoint.position,
+                "{text}: the read model was built from another log and stands still; bring that log back, or run annals rebuild {name}"
+            );
+            checkpoint::fail(self.store.database().pool(), name, checkpoint.epoch, &text).await?;
+        }
+        Ok(())
     }
 
     /// A model could not take a batch of `events` from `at` on. Until it is known which event it is, the batch is
@@ -429,7 +569,11 @@ impl Daemon {
         let head = *self.head.borrow();
         self.models
             .iter()
-            .filter(|model| model.is_unreadable || model.epoch().is_some() && model.position < head)
+            .filter(|model| {
+                model.is_unreadable
+                    || model.may_move() && model.position < head
+                    || model.is_suspect && model.epoch().is_some()
+            })
             .map(|model| model.retry_at)
             .min()
     }
@@ -487,7 +631,8 @@ impl Daemon {
                 Role::Leading(_) => !renewed.iter().any(|name| name == self.models[*index].name()),
             })
             .collect();
-        self.take(&lost).await
+        self.take(&lost).await?;
+        self.look_for_divergence().await
     }
 
     /// Tries to take the leases of these models, for the first time or again.
@@ -519,36 +664,49 @@ impl Daemon {
         let model = &self.models[index];
         match model.role {
             Role::Rebuilding(_) => return Ok(()),
-            Role::Leading(epoch) if epoch == checkpoint.epoch && model.position == checkpoint.position => return Ok(()),
+            Role::Leading(epoch)
+                if !model.is_suspect && epoch == checkpoint.epoch && model.position == checkpoint.position =>
+            {
+                return Ok(());
+            }
             Role::Leading(_) | Role::Standby => {}
         }
         let (name, version) = (model.name(), model.projection.version());
         if model.retry_at > Instant::now() {
             return Ok(());
         }
-        let known = self.store.entry_hash_at(checkpoint.position).await? == Some(checkpoint.entry_hash);
+        // Before everything else: not even a new version may cover up that the log is another one.
+        if self.store.entry_hash_at(checkpoint.position).await? != Some(checkpoint.entry_hash) {
+            return self.diverged(index, checkpoint).await;
+        }
         let connection = connect(self.store.database(), &mut self.connection).await?;
         let complete = tables_exist(connection, self.models[index].projection.as_ref()).await?;
-        if checkpoint.version == version && known && complete {
+        let model = &mut self.models[index];
+        let was_diverged = std::mem::take(&mut model.is_diverged);
+        model.is_suspect = false;
+        if checkpoint.version == version && complete {
             tracing::info!(projection = name, position = %checkpoint.position, epoch = checkpoint.epoch, "following the log");
-            let model = &mut self.models[index];
             model.role = Role::Leading(checkpoint.epoch);
             model.position = checkpoint.position;
+            model.entry_hash = checkpoint.entry_hash;
             self.board.update(name, |seen| {
                 seen.position = checkpoint.position;
+                if was_diverged {
+                    seen.error = None;
+                }
                 seen.state = if seen.failures > 0 {
                     ProjectionState::Failing
                 } else {
                     ProjectionState::Following
                 };
             });
+            if was_diverged {
+                checkpoint::mend(self.store.database().pool(), name, checkpoint.epoch).await?;
+            }
             return Ok(());
         }
         if !complete {
             tracing::warn!(projection = name, "tables of the read model are gone; building it anew");
-        } else if checkpoint.version == version {
-            tracing::warn!(projection = name, position = %checkpoint.position,
-                "the log is not the one that the read model was built from; building it anew");
         } else {
             tracing::info!(
                 projection = name,
@@ -558,7 +716,7 @@ impl Daemon {
             );
         }
         self.board.update(name, |seen| {
-            // What it shows is of no use to those who wait for a position of this log in this version.
+            // What it shows is of no use to those who wait for a position in this version.
             seen.position = Position::START;
             seen.state = ProjectionState::Rebuilding;
         });
@@ -583,12 +741,16 @@ impl Daemon {
         }
         model.role = Role::Standby;
         model.is_unreadable = false;
+        model.is_suspect = false;
         model.failures = 0;
         model.limit = self.options.batch_events;
+        let is_diverged = model.is_diverged;
         self.board.update(model.name(), |seen| {
-            seen.state = ProjectionState::Standby;
+            seen.state = idle_state(is_diverged);
             seen.failures = 0;
-            seen.error = None;
+            if !is_diverged {
+                seen.error = None;
+            }
         });
     }
 
@@ -676,6 +838,15 @@ impl Fault {
             StoreError::Database(error) => Self::Away(error),
             error => Self::Database(error),
         }
+    }
+}
+
+/// Of a model that this process does not lead.
+fn idle_state(is_diverged: bool) -> ProjectionState {
+    if is_diverged {
+        ProjectionState::Diverged
+    } else {
+        ProjectionState::Standby
     }
 }
 

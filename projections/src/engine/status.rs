@@ -15,10 +15,13 @@ use super::projection::Projection;
 pub enum ProjectionState {
     /// Following the log, by this process.
     Following,
-    /// Being built anew before it follows again, since its version or its log has changed.
+    /// Being built anew before it follows again, since its version has changed or its tables are gone.
     Rebuilding,
     /// An event, or the database, keeps it from going on; it is tried again.
     Failing,
+    /// What it shows comes from another log than this one, which was restored from an older backup or is the wrong one.
+    /// It stands still until it is rebuilt on demand, or the right log is back.
+    Diverged,
     /// Left to another process, or nobody has begun.
     Standby,
     /// The engine has stopped.
@@ -33,6 +36,7 @@ impl fmt::Display for ProjectionState {
             Self::Following => "following",
             Self::Rebuilding => "rebuilding",
             Self::Failing => "failing",
+            Self::Diverged => "diverged",
             Self::Standby => "on standby",
             Self::Stopped => "stopped",
             Self::Unknown => "unknown",
@@ -75,6 +79,7 @@ pub async fn status(
     caller.require(Permission::ProjectionRead)?;
     let head = store.head().await?.position;
     let checkpoints = checkpoint::list(store.database().pool()).await?;
+    let diverged = checkpoint::diverged(store.database().pool()).await?;
     let now = Timestamp::from_offset(time::OffsetDateTime::now_utc());
     Ok(projections
         .iter()
@@ -82,7 +87,15 @@ pub async fn status(
             let found = checkpoints
                 .iter()
                 .find(|checkpoint| checkpoint.projection == projection.name());
-            of_checkpoint(projection.as_ref(), found, head, now)
+            let mut status = of_checkpoint(projection.as_ref(), found, head, now);
+            let divergence = diverged
+                .iter()
+                .find(|diverged| diverged.projection == projection.name());
+            if let Some(divergence) = divergence {
+                status.state = ProjectionState::Diverged;
+                status.error = Some(divergence.to_string());
+            }
+            status
         })
         .collect())
 }

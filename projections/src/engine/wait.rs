@@ -82,9 +82,9 @@ impl Board {
             };
             let mut seen = seen.subscribe();
             // A stopped or stuck model will not get there in time; saying so at once keeps callers from piling up.
-            let done = |seen: &Seen| seen.position >= wanted || seen.is_stuck();
+            let done = |seen: &Seen| seen.shows(wanted) || seen.is_stuck();
             let reached = match timeout_at(deadline, seen.wait_for(done)).await {
-                Ok(Ok(seen)) => seen.position >= wanted,
+                Ok(Ok(seen)) => seen.shows(wanted),
                 Ok(Err(_)) | Err(_) => false,
             };
             if !reached {
@@ -105,8 +105,13 @@ impl Seen {
     /// Failures in a row after which nobody waits any more.
     const STUCK: u32 = 3;
 
+    /// A position of another log is none of this one.
+    fn shows(&self, wanted: Position) -> bool {
+        self.position >= wanted && self.state != ProjectionState::Diverged
+    }
+
     fn is_stuck(&self) -> bool {
-        self.state == ProjectionState::Stopped || self.failures >= Self::STUCK
+        matches!(self.state, ProjectionState::Stopped | ProjectionState::Diverged) || self.failures >= Self::STUCK
     }
 }
 
@@ -122,7 +127,7 @@ mod tests {
     const LONG: Duration = Duration::from_secs(60);
 
     fn board() -> Arc<Board> {
-        Arc::new(Board::new([("users", 1), ("routes", 1)].into_iter()))
+        Arc::new(Board::new([("users", 1), ("routes", 1), ("contents", 1)].into_iter()))
     }
 
     #[tokio::test]
@@ -161,9 +166,14 @@ mod tests {
         let board = board();
         board.update("users", |seen| seen.failures = 3);
         board.update("routes", |seen| seen.state = ProjectionState::Stopped);
+        board.update("contents", |seen| {
+            seen.position = Position(9);
+            seen.state = ProjectionState::Diverged;
+        });
         for (name, state) in [
             ("users", ProjectionState::Standby),
             ("routes", ProjectionState::Stopped),
+            ("contents", ProjectionState::Diverged),
             ("nothing", ProjectionState::Unknown),
         ] {
             assert_eq!(board.wait(&[name], Position(1), LONG).await.unwrap_err().state, state);

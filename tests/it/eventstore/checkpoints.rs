@@ -179,3 +179,59 @@ async fn a_rebuild_takes_the_checkpoint_from_its_holder() {
     let now = checkpoint::load(pool, "users").await.unwrap().unwrap();
     assert_eq!((now.version, now.position, now.owner), (2, Position(9), None));
 }
+
+#[tokio::test]
+async fn a_checkpoint_of_another_log_is_told_and_not_moved() {
+    let log = TestLog::new().await;
+    let database = log.test.database();
+    let pool = database.pool();
+    let mut head = Hash::ZERO;
+    for _ in 0..3 {
+        log.store.append(created(new_content())).await.unwrap();
+    }
+    for (name, position) in [("before", 0), ("here", 2), ("elsewhere", 2), ("beyond", 9)] {
+        let hash = match name {
+            "before" => Hash::ZERO,
+            "here" => log.store.entry_hash_at(Position(2)).await.unwrap().unwrap(),
+            _ => Hash([9; 32]),
+        };
+        let mut transaction = pool.begin().await.unwrap();
+        checkpoint::replace(&mut transaction, name, 1, Position(position), hash)
+            .await
+            .unwrap();
+        transaction.commit().await.unwrap();
+        head = log.store.head().await.unwrap().entry_hash;
+    }
+    let diverged = checkpoint::diverged(pool).await.unwrap();
+    let told: Vec<(&str, String)> = diverged
+        .iter()
+        .map(|diverged| (diverged.projection.as_str(), diverged.to_string()))
+        .collect();
+    assert_eq!(
+        told,
+        [
+            ("beyond", "log diverged at position 9".to_owned()),
+            ("elsewhere", "log diverged at position 2".to_owned()),
+        ]
+    );
+    let mut connection = pool.acquire().await.unwrap();
+    for (name, position, moves) in [
+        ("before", 0, true),
+        ("here", 2, true),
+        ("elsewhere", 2, false),
+        ("beyond", 9, false),
+    ] {
+        let moved = checkpoint::advance(&mut connection, name, Position(position), Position(3), head, 1)
+            .await
+            .unwrap();
+        assert_eq!(moved, moves, "{name}");
+    }
+    assert!(checkpoint::fail(pool, "beyond", 1, "log diverged").await.unwrap());
+    assert!(!checkpoint::mend(pool, "beyond", 2).await.unwrap());
+    assert!(checkpoint::mend(pool, "beyond", 1).await.unwrap());
+    let mended = checkpoint::load(pool, "beyond").await.unwrap().unwrap();
+    assert_eq!(
+        (mended.status, mended.failures, mended.position),
+        (CheckpointStatus::Live, 0, Position(9))
+    );
+}

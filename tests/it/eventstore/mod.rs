@@ -8,6 +8,7 @@ mod checkpoints;
 mod claims;
 mod cqrs;
 mod expectations;
+mod processes;
 mod protection;
 mod reading;
 mod snapshots;

@@ -16,7 +16,7 @@ use sqlx::{Executor, PgConnection};
 use super::{Log, PATIENCE, at, content_created, fresh, registered, route_created, system, user as signed_in, value};
 
 /// Leases short enough for a test to see them run out.
-fn hasty(owner: &str) -> EngineOptions {
+pub(super) fn hasty(owner: &str) -> EngineOptions {
     EngineOptions {
         lease: Duration::from_millis(600),
         retry_first: Duration::from_millis(5),
@@ -26,7 +26,7 @@ fn hasty(owner: &str) -> EngineOptions {
     }
 }
 
-async fn until(what: &str, mut done: impl AsyncFnMut() -> bool) {
+pub(super) async fn until(what: &str, mut done: impl AsyncFnMut() -> bool) {
     let deadline = Instant::now() + PATIENCE;
     while !done().await {
         assert!(Instant::now() < deadline, "in vain: {what}");
@@ -34,7 +34,7 @@ async fn until(what: &str, mut done: impl AsyncFnMut() -> bool) {
     }
 }
 
-fn state_of(engine: &Engine, name: &str) -> (ProjectionState, Position) {
+pub(super) fn state_of(engine: &Engine, name: &str) -> (ProjectionState, Position) {
     let status = engine
         .statuses()
         .into_iter()
@@ -413,31 +413,70 @@ async fn a_new_version_is_built_anew_before_it_follows() {
 }
 
 #[tokio::test]
-async fn a_model_of_another_log_is_built_anew() {
+async fn a_new_version_does_not_cover_up_another_log() {
     let log = log_with_tally().await;
     let id: UserId = fresh();
     log.write(id, [registered(id, "one")]).await;
-    log.engine_of(vec![Tally::new(1)], hasty("one"))
-        .wait(&["tally"], Position(1), PATIENCE)
-        .await
-        .unwrap();
-    let pool = log.database().pool();
-    until("the lease is free", async || {
-        checkpoint::load(pool, "tally").await.unwrap().unwrap().owner.is_none()
-    })
-    .await;
+    let old = log.engine_of(vec![Tally::new(1)], hasty("one"));
+    old.wait(&["tally"], Position(1), PATIENCE).await.unwrap();
+    old.stop().await;
     // As after restoring a log that had gone on differently.
+    let pool = log.database().pool();
     pool.execute("update view.tally set events = 77").await.unwrap();
     sqlx::query("update log.checkpoints set position = 9, entry_hash = sha256('another log')")
         .execute(pool)
         .await
         .unwrap();
-    let engine = log.engine_of(vec![Tally::new(1)], hasty("two"));
-    until("it follows", async || {
+    let tally = Tally::new(2);
+    let engine = log.engine_of(vec![tally.clone()], hasty("two"));
+    until("it has noticed", async || {
+        state_of(&engine, "tally") == (ProjectionState::Diverged, Position(9))
+    })
+    .await;
+    assert_eq!((tally.calls.load(Ordering::Relaxed), Tally::count(&log).await), (0, 77));
+    rebuild(&system(), &log.store, tally.as_ref(), RebuildOptions::default(), |_| {})
+        .await
+        .unwrap();
+    until("it goes on", async || {
         state_of(&engine, "tally") == (ProjectionState::Following, Position(1))
     })
     .await;
     assert_eq!(Tally::count(&log).await, 1);
+    engine.stop().await;
+}
+
+#[tokio::test]
+async fn a_sign_of_life_is_given_though_nothing_moves() {
+    let log = log_with_tally().await;
+    let engine = log.engine_of(vec![Tally::new(1)], hasty("one"));
+    let load = async || checkpoint::load(log.database().pool(), "tally").await.unwrap();
+    until("it leads", async || load().await.is_some()).await;
+    let first = load().await.unwrap();
+    // Longer than the lease, so that it was renewed and not just taken.
+    until("several signs", async || {
+        let now = load().await.unwrap();
+        now.heartbeat_at > first.lease_until.unwrap()
+    })
+    .await;
+    let now = load().await.unwrap();
+    assert_eq!(
+        (now.epoch, now.owner.as_deref(), now.position, now.moved_at),
+        (first.epoch, Some("one"), Position(0), first.moved_at)
+    );
+
+    // Nor does a model that cannot go on look dead.
+    let tally = Tally::new(1);
+    tally.broken.store(true, Ordering::Relaxed);
+    engine.stop().await;
+    let engine = log.engine_of(vec![tally.clone()], hasty("two"));
+    log.write(fresh::<annals_domain::RouteId>(), [route_created("/bad")])
+        .await;
+    until("it fails", async || load().await.unwrap().failures > 0).await;
+    let failing = load().await.unwrap();
+    until("signs of a failing model", async || {
+        load().await.unwrap().lease_until > failing.lease_until
+    })
+    .await;
     engine.stop().await;
 }
 

@@ -3,6 +3,7 @@
 mod engine;
 mod history;
 mod models;
+mod restore;
 mod tree;
 
 use std::collections::HashMap;

@@ -22,12 +22,12 @@ create function log.register_schemas(aggregate_types text[], event_types text[],
     language sql
     security definer
     set search_path = pg_catalog, pg_temp
-begin atomic
+as $$
     insert into log.event_schemas (aggregate_type, event_type, event_version)
     select s.aggregate_type, s.event_type, s.event_version
     from unnest(aggregate_types, event_types, event_versions) as s(aggregate_type, event_type, event_version)
-    on conflict do nothing;
-end;
+    on conflict do nothing
+$$;
 
 -- Each of these parsed its stored expression anew with every statement, a tenth of the price of a lone append. The
 -- functions below are the only ones that write these tables, and annals verify checks what they have written.

@@ -143,7 +143,9 @@ async fn rights_that_are_missing_or_too_many_are_told() {
             ("right_excessive", "pg_monitor may truncate on log.claims"),
             ("right_missing", "annals_app may not delete on log.checkpoints"),
             ("right_missing", "annals_app may not execute log.append"),
+            ("right_missing", "annals_app may not execute log.append_single"),
             ("right_missing", "annals_app may not execute log.position_at"),
+            ("right_missing", "annals_app may not execute log.register_schemas"),
             ("right_missing", "annals_app may not insert on vault.subject_keys"),
             ("right_missing", "annals_app may not select on log.streams"),
         ]

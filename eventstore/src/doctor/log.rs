@@ -33,16 +33,24 @@ const PROTECTION: &str = "
     where c.relnamespace = to_regnamespace('log') and not t.tgisinternal and t.tgenabled not in ('O', 'A')
 ";
 
-/// The functions that write the log or keep others from it. Only the first has rights of its own.
+/// The functions that write the log, with rights of their own, and those that keep others from it.
+const PROTECTING: &[&str] = &[
+    "append",
+    "append_single",
+    "register_schemas",
+    "refuse_write",
+    "refuse_change",
+];
+
 const FUNCTIONS: &str = "
     select p.proname::text,
         p.prosrc,
         pg_get_userbyid(p.proowner)::text,
         p.proowner = (select c.relowner from pg_catalog.pg_class c where c.oid = to_regclass('log.events')),
-        p.proname <> 'append' or p.prosecdef,
+        p.proname like 'refuse%' or p.prosecdef,
         coalesce('search_path=pg_catalog, pg_temp' = any(p.proconfig), false)
     from pg_catalog.pg_proc p
-    where p.pronamespace = to_regnamespace('log') and p.proname in ('append', 'refuse_write', 'refuse_change')
+    where p.pronamespace = to_regnamespace('log') and p.proname = any($1)
     order by p.proname
 ";
 
@@ -98,10 +106,10 @@ pub(super) async fn protection(connection: &mut PgConnection) -> Result<Vec<Find
         .bind(names)
         .fetch_all(&mut *connection)
         .await?;
-    let functions: Vec<Function> = sqlx::query_as(FUNCTIONS).fetch_all(connection).await?;
+    let functions: Vec<Function> = sqlx::query_as(FUNCTIONS).bind(PROTECTING).fetch_all(connection).await?;
     let mut findings: Vec<Finding> = super::explained(rows).collect();
-    for name in ["append", "refuse_write", "refuse_change"] {
-        if !functions.iter().any(|function| function.0 == name) {
+    for name in PROTECTING {
+        if !functions.iter().any(|function| function.0 == *name) {
             findings.extend(Finding::of("function_changed", format!("log.{name} is not there")));
         }
     }

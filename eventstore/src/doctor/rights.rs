@@ -61,7 +61,7 @@ const RIGHTS: &str = "
     from app
     cross join pg_catalog.pg_proc p
     where p.pronamespace = to_regnamespace('log')
-        and p.proname in ('append', 'position_at')
+        and p.proname in ('append', 'append_single', 'position_at', 'register_schemas')
         and not has_function_privilege(app.oid, p.oid, 'execute')
     union all
     select 'right_excessive'::text, format('%s may %s on log.%s',

@@ -32,7 +32,8 @@ const APPEND_SINGLE: &str = "
 /// Beyond so many events, streams, or claims, one statement for all of them is cheaper than one for each.
 const SINGLE_PARTS: usize = 8;
 
-/// Carries out a batch, in one round trip unless a lone command is refused.
+/// Carries out a batch, in one round trip unless a lone command is refused. What is answered is durable: sqlx reads on to
+/// the end of the statement, which comes after the commit, before it hands out a row.
 pub(super) async fn append(connection: &mut PgConnection, batch: &[Request]) -> Result<Vec<Answer>, sqlx::Error> {
     if let [request] = batch
         && is_small(&request.prepared)

@@ -43,10 +43,16 @@ impl Row {
 ///
 /// # Errors
 /// Anything that keeps the measurement from being one.
-pub(crate) async fn run(server: &Server, callers: &[usize], payloads: &[usize], pace: Pace) -> Result<Vec<Row>> {
+pub(crate) async fn run(
+    server: &Server,
+    begin_with: u64,
+    callers: &[usize],
+    payloads: &[usize],
+    pace: Pace,
+) -> Result<Vec<Row>> {
     let mut rows = Vec::with_capacity(callers.len() * payloads.len());
     for &payload_bytes in payloads {
-        let arena = Arena::open(server, &format!("append_{payload_bytes}")).await?;
+        let arena = Arena::open(server, &format!("append_{payload_bytes}"), begin_with).await?;
         let sample = arena.sample(payload_bytes)?;
         for &callers in callers {
             say(&format!("append: {payload_bytes} bytes, {callers} callers"));

@@ -12,6 +12,7 @@ use postgres_es::PostgresEventRepository;
 use serde::Serialize;
 use uuid::Uuid;
 
+use crate::filled::fill;
 use crate::load::{Answer, Round, closed_loop};
 use crate::sample::{Sample, register_author};
 use crate::server::{Log, Server};
@@ -58,7 +59,7 @@ const OTHER_SIZES: &str = "
     from (
         select octet_length(payload::text) as bytes, $1 as wanted
         from log.events
-        where event_type = 'datatype.created'
+        where event_type = 'datatype.created' and position > $2
         union all
         select octet_length(payload::text), $1
         from baseline.inserted
@@ -72,6 +73,9 @@ const OTHER_SIZES: &str = "
     ) as stored
     where bytes is distinct from wanted
 ";
+
+/// Bytes of the payloads that a log begins with.
+const FIRST_PAYLOAD_BYTES: usize = 200;
 
 /// A way of making a fact durable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -109,14 +113,17 @@ pub(crate) struct Arena {
     log: Arc<Log>,
     stock: Arc<PostgresEventRepository>,
     author: Uuid,
+    /// The last position of what the log began with.
+    begin: i64,
 }
 
 impl Arena {
-    /// A fresh database for all of them.
+    /// A fresh database for all of them. Its log begins with `events` of [`FIRST_PAYLOAD_BYTES`], and then the tables
+    /// are analysed: see `--begin-with`.
     ///
     /// # Errors
     /// What the server says.
-    pub(crate) async fn open(server: &Server, name: &str) -> Result<Self> {
+    pub(crate) async fn open(server: &Server, name: &str, events: u64) -> Result<Self> {
         let log = server.log(name).await?;
         sqlx::raw_sql(TABLES)
             .execute(log.owner.pool())
@@ -125,10 +132,16 @@ impl Arena {
         let stock =
             PostgresEventRepository::new(log.owner.pool().clone()).with_tables("baseline.events", "baseline.snapshots");
         let author = register_author(&log.store).await?;
+        if events > 0 {
+            fill(&log.store, &Sample::new(FIRST_PAYLOAD_BYTES, author)?, events).await?;
+            log.settle().await?;
+        }
+        let begin = i64::try_from(log.store.head().await?.position.get()).context("a position")?;
         Ok(Self {
             log: Arc::new(log),
             stock: Arc::new(stock),
             author,
+            begin,
         })
     }
 
@@ -201,6 +214,7 @@ impl Arena {
         let bytes = i32::try_from(sample.payload_bytes).context("a payload of a size that fits")?;
         let others: i64 = sqlx::query_scalar(OTHER_SIZES)
             .bind(bytes)
+            .bind(self.begin)
             .fetch_one(self.log.owner.pool())
             .await?;
         ensure!(

@@ -37,7 +37,7 @@ pub(crate) struct Figures {
     pub(crate) streams: u64,
     /// Bytes of its tables and indexes.
     pub(crate) log_bytes: i64,
-    /// Events a second while it was filled through the store.
+    /// Events a second while it was filled through the store, vacuuming and analysing afterwards included.
     pub(crate) filled_per_second: f64,
     /// Memory that this process held after filling, where the system tells.
     pub(crate) resident_bytes: Option<u64>,
@@ -66,33 +66,31 @@ pub(crate) struct Row {
     pub(crate) time_cost: Ratio,
 }
 
-/// Fills a log to `events` and measures.
+/// Fills a log to `events` and measures it against one that began with `begin_with`.
 ///
 /// # Errors
 /// Anything that keeps the measurement from being one.
 pub(crate) async fn run(
     server: &Server,
     events: u64,
+    begin_with: u64,
     callers: &[usize],
     payload_bytes: usize,
     pace: Pace,
 ) -> Result<Figures> {
-    let filled = Arena::open(server, "filled").await?;
-    let sample = filled.sample(payload_bytes)?;
     let begin = Instant::now();
-    let streams = fill(&filled.log().store, &sample, events).await?;
+    let filled = Arena::open(server, "filled", events).await?;
     let elapsed = begin.elapsed();
     let (resident, highest) = (resident_bytes(), highest_resident_bytes());
+    let sample = filled.sample(payload_bytes)?;
     let events = filled.log().store.head().await?.position.get();
     say(&format!("{events} events in {:.0} s", elapsed.as_secs_f64()));
-    filled.log().settle().await?;
     let log_bytes: i64 = sqlx::query_scalar(LOG_BYTES)
         .fetch_one(filled.log().owner.pool())
         .await?;
 
-    let empty = Arena::open(server, "empty").await?;
+    let empty = Arena::open(server, "empty", begin_with).await?;
     let empty_sample = empty.sample(payload_bytes)?;
-    empty.log().settle().await?;
     let mut rows = Vec::with_capacity(callers.len());
     for &callers in callers {
         say(&format!("filled and empty log: {callers} callers"));
@@ -118,7 +116,7 @@ pub(crate) async fn run(
     empty.log().close().await?;
     Ok(Figures {
         events,
-        streams,
+        streams: events / STREAM_EVENTS,
         log_bytes,
         filled_per_second: rate(events, elapsed),
         resident_bytes: resident,
@@ -129,8 +127,11 @@ pub(crate) async fn run(
     })
 }
 
-/// Appends streams of [`STREAM_EVENTS`] until there are `events`, and says how many streams these are.
-async fn fill(store: &EventStore, sample: &Sample, events: u64) -> Result<u64> {
+/// Appends streams of [`STREAM_EVENTS`] until there are `events`.
+///
+/// # Errors
+/// What the log says.
+pub(crate) async fn fill(store: &EventStore, sample: &Sample, events: u64) -> Result<()> {
     let streams = events.div_ceil(STREAM_EVENTS);
     let append = |_| {
         let (store, sample) = (store.clone(), sample.clone());
@@ -152,7 +153,7 @@ async fn fill(store: &EventStore, sample: &Sample, events: u64) -> Result<u64> {
             say(&format!("filling: {done} of {events} events, {speed:.0} a second"));
         }
     }
-    Ok(streams)
+    Ok(())
 }
 
 /// One stream whole: created, and changed until it has its events.

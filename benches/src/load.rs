@@ -160,10 +160,10 @@ impl Measured {
             answers: all.len() - unanswered,
             refused: rounds.iter().map(|round| round.refused).sum(),
             unanswered,
-            per_second: speeds[speeds.len() / 2],
+            per_second: median(&speeds),
             lowest_per_second: speeds[0],
             highest_per_second: speeds[speeds.len() - 1],
-            p50_us: medians[medians.len() / 2],
+            p50_us: u64::midpoint(medians[(medians.len() - 1) / 2], medians[medians.len() / 2]),
             lowest_p50_us: medians[0],
             highest_p50_us: medians[medians.len() - 1],
             p90_us: all.value_at_quantile(0.9),
@@ -199,7 +199,7 @@ impl Ratio {
         let ratios = sorted(ratios);
         let at = |index: usize| ratios.get(index).copied().unwrap_or(f64::NAN);
         Self {
-            median: at(ratios.len() / 2),
+            median: median(&ratios),
             lowest: at(0),
             highest: at(ratios.len().saturating_sub(1)),
         }
@@ -285,7 +285,7 @@ struct Arrival {
 
 /// One round of calls that arrive at random (a Poisson process) with `rate` a second on the average. Counted are the
 /// calls that were meant to be sent within the measured time, however late their answers came; answers a second are
-/// those that came within it. The same `seed` gives the same pattern.
+/// those that came within it, whenever their calls were due. The same `seed` gives the same pattern.
 ///
 /// # Errors
 /// The first error of any call.
@@ -340,6 +340,9 @@ where
         };
         let Some(arrival) = arrival else { break };
         let answer = arrival.answer?;
+        if answer == Answer::Done && arrival.answered >= begin && arrival.answered < end {
+            in_time += 1;
+        }
         let Some(number) = arrival.number else { continue };
         heard.insert(number);
         record(&mut late, arrival.late);
@@ -348,9 +351,6 @@ where
             continue;
         }
         record(&mut latencies, arrival.answered - arrival.intended);
-        if arrival.answered < end {
-            in_time += 1;
-        }
     }
     let sent = sender.await.context("the sender of calls panicked")?;
     let silent = sent.iter().enumerate().filter(|(number, _)| !heard.contains(number));
@@ -407,6 +407,12 @@ pub(crate) fn rate(count: u64, time: Duration) -> f64 {
     count as f64 / time.as_secs_f64()
 }
 
+/// Of sorted numbers; not a number when there are none.
+fn median(sorted: &[f64]) -> f64 {
+    let at = |index: usize| sorted.get(index).copied().unwrap_or(f64::NAN);
+    f64::midpoint(at(sorted.len().saturating_sub(1) / 2), at(sorted.len() / 2))
+}
+
 fn sorted(numbers: impl Iterator<Item = f64>) -> Vec<f64> {
     let mut numbers: Vec<f64> = numbers.collect();
     numbers.sort_unstable_by(f64::total_cmp);
@@ -435,6 +441,13 @@ mod tests {
         assert!(measured.highest_p50_us > 490_000);
         assert!(measured.max_us > 490_000);
         assert_eq!(measured.answers, 9);
+    }
+
+    #[test]
+    fn the_median_of_an_even_number_of_rounds_lies_between() {
+        assert!((median(&[1.0, 2.0, 4.0, 9.0]) - 3.0).abs() < 1e-9);
+        assert!((median(&[1.0, 2.0, 9.0]) - 2.0).abs() < 1e-9);
+        assert!(median(&[]).is_nan());
     }
 
     #[test]

@@ -42,7 +42,7 @@ struct Arguments {
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u64).range(1..=600))]
     seconds: u64,
     /// Turns that these seconds are split into; contenders take them one after the other
-    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=100))]
+    #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=100))]
     rounds: u32,
     /// Callers at once, for the appends; the highest measures the capacity of the open loop
     #[arg(long, value_delimiter = ',', default_values_t = [1, 16, 64, 256])]
@@ -56,6 +56,9 @@ struct Arguments {
     /// Events in the log that is rebuilt
     #[arg(long, default_value_t = 100_000)]
     events: u64,
+    /// Events that each log of the appends begins with, vacuumed and analysed; 0 for the statistics of a fresh database
+    #[arg(long, default_value_t = 10_000)]
+    begin_with: u64,
     /// Events in the filled log
     #[arg(long, default_value_t = 5_000_000)]
     fill: u64,
@@ -100,6 +103,8 @@ struct Figures {
     seconds: u64,
     /// Turns that these were split into.
     rounds: u32,
+    /// Events that each log of the appends began with.
+    begin_with: u64,
     append: Vec<append::Row>,
     open: Option<open::Figures>,
     filled: Option<filled::Figures>,
@@ -133,6 +138,7 @@ async fn main() -> Result<()> {
 async fn measure(server: &Server, arguments: &Arguments, folder: &std::path::Path) -> Result<Figures> {
     let pace = Pace::new(arguments.seconds, arguments.rounds);
     let wants = |part| arguments.only.contains(&part);
+    let begin_with = arguments.begin_with;
     let payload_bytes = *arguments.payloads.first().context("no --payloads")?;
     let most_callers = *arguments.callers.iter().max().context("no --callers")?;
     // Also makes sure that commits are durable here, before anything is measured.
@@ -144,6 +150,7 @@ async fn measure(server: &Server, arguments: &Arguments, folder: &std::path::Pat
         connections: server.connections(),
         seconds: arguments.seconds,
         rounds: arguments.rounds,
+        begin_with,
         append: Vec::new(),
         open: None,
         filled: None,
@@ -154,10 +161,10 @@ async fn measure(server: &Server, arguments: &Arguments, folder: &std::path::Pat
         targets: Vec::new(),
     };
     if wants(Part::Append) {
-        figures.append = append::run(server, &arguments.callers, &arguments.payloads, pace).await?;
+        figures.append = append::run(server, begin_with, &arguments.callers, &arguments.payloads, pace).await?;
     }
     if wants(Part::Open) {
-        figures.open = Some(open::run(server, most_callers, payload_bytes, pace).await?);
+        figures.open = Some(open::run(server, begin_with, most_callers, payload_bytes, pace).await?);
     }
     if wants(Part::Load) {
         figures.load = Some(aggregate::run(server).await?);
@@ -170,10 +177,20 @@ async fn measure(server: &Server, arguments: &Arguments, folder: &std::path::Pat
         figures.rebuild = Some(rebuilt);
     }
     if wants(Part::Filled) {
-        figures.filled = Some(filled::run(server, arguments.fill, &arguments.callers, payload_bytes, pace).await?);
+        figures.filled = Some(
+            filled::run(
+                server,
+                arguments.fill,
+                begin_with,
+                &arguments.callers,
+                payload_bytes,
+                pace,
+            )
+            .await?,
+        );
     }
     if wants(Part::Stages) {
-        figures.stages = Some(stages::run(server, folder, &arguments.callers, payload_bytes, pace).await?);
+        figures.stages = Some(stages::run(server, folder, begin_with, &arguments.callers, payload_bytes, pace).await?);
     }
     Ok(figures)
 }

@@ -61,8 +61,14 @@ pub(crate) struct Row {
 ///
 /// # Errors
 /// Anything that keeps the measurement from being one.
-pub(crate) async fn run(server: &Server, callers: usize, payload_bytes: usize, pace: Pace) -> Result<Figures> {
-    let arena = Arena::open(server, "open").await?;
+pub(crate) async fn run(
+    server: &Server,
+    begin_with: u64,
+    callers: usize,
+    payload_bytes: usize,
+    pace: Pace,
+) -> Result<Figures> {
+    let arena = Arena::open(server, "open", begin_with).await?;
     let sample = arena.sample(payload_bytes)?;
     say("open loop: what each can do");
     let closed = take_turns(&Contender::ALL, pace.rounds, |contender, _| {

@@ -183,9 +183,10 @@ fn write_machine(text: &mut String, figures: &Figures) -> fmt::Result {
     )?;
     writeln!(
         text,
-        "pools of {} connections for each contender (annals appends through one besides); {} s each in {} turns; load \
-         average before {}, after {}",
+        "pools of {} connections for each contender (annals appends through one besides); logs begin with {} events; \
+         {} s each in {} turns; load average before {}, after {}",
         figures.connections,
+        figures.begin_with,
         figures.seconds,
         figures.rounds,
         load(machine.load_before),

@@ -124,11 +124,12 @@ struct Counted {
 pub(crate) async fn run(
     server: &Server,
     folder: &Path,
+    begin_with: u64,
     callers: &[usize],
     payload_bytes: usize,
     pace: Pace,
 ) -> Result<Figures> {
-    let arena = Arena::open(server, "stages").await?;
+    let arena = Arena::open(server, "stages", begin_with).await?;
     let owner = arena.log().owner.pool();
     for statement in [TRACK_FUNCTIONS, TRACK_WAL, RELOAD] {
         sqlx::raw_sql(statement).execute(owner).await?;
@@ -141,7 +142,7 @@ pub(crate) async fn run(
     let round_trip_us = round_trips(owner).await?.mean_us();
     let insert_us = arena.round(Contender::Inserts, &sample, 1, whole_time).await?.mean_us();
     let commit_us = arena.round(Contender::Commit, &sample, 1, whole_time).await?.mean_us();
-    let without_fsync_us = without_fsync(folder, server, payload_bytes, whole_time).await?;
+    let without_fsync_us = without_fsync(folder, server, begin_with, payload_bytes, whole_time).await?;
     let (alone, counted) = counted_round(server, &arena, &sample, 1, whole_time).await?;
     let flush_us = counted.wal_ms.map(|milliseconds| counted.per_call_us(milliseconds));
     let function_us = counted.per_call_us(counted.function_ms);
@@ -218,9 +219,15 @@ async fn round_trips(pool: &PgPool) -> Result<Round> {
 }
 
 /// Mean latency of a lone append where a flush costs nothing.
-async fn without_fsync(folder: &Path, server: &Server, payload_bytes: usize, duration: Duration) -> Result<f64> {
+async fn without_fsync(
+    folder: &Path,
+    server: &Server,
+    begin_with: u64,
+    payload_bytes: usize,
+    duration: Duration,
+) -> Result<f64> {
     let volatile = Server::start(folder, server.connections(), false).await?;
-    let arena = Arena::open(&volatile, "volatile").await?;
+    let arena = Arena::open(&volatile, "volatile", begin_with).await?;
     let sample = arena.sample(payload_bytes)?;
     let round = arena.round(Contender::Annals, &sample, 1, duration).await?;
     arena.log().close().await?;

@@ -18,7 +18,7 @@ mod server;
 mod stages;
 
 use std::io::Write as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use annals_api::App;
@@ -113,6 +113,8 @@ struct Figures {
     rebuild: Option<rebuild::Row>,
     stages: Option<stages::Figures>,
     targets: Vec<report::Target>,
+    /// What ended the run before all parts were measured; absent when nothing did.
+    failure: Option<String>,
 }
 
 #[tokio::main]
@@ -120,10 +122,18 @@ async fn main() -> Result<()> {
     let arguments = Arguments::parse();
     let folder = arguments.folder.clone().unwrap_or_else(std::env::temp_dir);
     let server = Server::start(&folder, arguments.connections, true).await?;
-    let measured = measure(&server, &arguments, &folder).await;
+    let prepared = prepare(&server, &arguments).await;
+    let mut figures = match prepared {
+        Ok(figures) => figures,
+        Err(error) => {
+            server.stop().await?;
+            return Err(error);
+        }
+    };
+    let measured = measure(&server, &arguments, &folder, &mut figures).await;
+    // What was measured before something went wrong is worth having all the same.
+    figures.failure = measured.as_ref().err().map(|error| format!("{error:#}"));
     let stopped = server.stop().await;
-    let mut figures = measured?;
-    stopped?;
     figures.machine.load_after = machine::load();
     figures.targets = report::targets(&figures);
     let text = if arguments.json {
@@ -132,25 +142,20 @@ async fn main() -> Result<()> {
         report::table(&figures)
     };
     std::io::stdout().lock().write_all(text.as_bytes())?;
-    Ok(())
+    measured.and(stopped)
 }
 
-async fn measure(server: &Server, arguments: &Arguments, folder: &std::path::Path) -> Result<Figures> {
-    let pace = Pace::new(arguments.seconds, arguments.rounds);
-    let wants = |part| arguments.only.contains(&part);
-    let begin_with = arguments.begin_with;
-    let payload_bytes = *arguments.payloads.first().context("no --payloads")?;
-    let most_callers = *arguments.callers.iter().max().context("no --callers")?;
-    // Also makes sure that commits are durable here, before anything is measured.
+/// Makes sure that commits are durable here, before anything is measured, and describes the machine.
+async fn prepare(server: &Server, arguments: &Arguments) -> Result<Figures> {
     let first = server.log("first").await?;
     let machine = Machine::describe(first.owner.pool(), server.folder()).await?;
     first.close().await?;
-    let mut figures = Figures {
+    Ok(Figures {
         machine,
         connections: server.connections(),
         seconds: arguments.seconds,
         rounds: arguments.rounds,
-        begin_with,
+        begin_with: arguments.begin_with,
         append: Vec::new(),
         open: None,
         filled: None,
@@ -159,7 +164,16 @@ async fn measure(server: &Server, arguments: &Arguments, folder: &std::path::Pat
         rebuild: None,
         stages: None,
         targets: Vec::new(),
-    };
+        failure: None,
+    })
+}
+
+async fn measure(server: &Server, arguments: &Arguments, folder: &Path, figures: &mut Figures) -> Result<()> {
+    let pace = Pace::new(arguments.seconds, arguments.rounds);
+    let wants = |part| arguments.only.contains(&part);
+    let begin_with = arguments.begin_with;
+    let payload_bytes = *arguments.payloads.first().context("no --payloads")?;
+    let most_callers = *arguments.callers.iter().max().context("no --callers")?;
     if wants(Part::Append) {
         figures.append = append::run(server, begin_with, &arguments.callers, &arguments.payloads, pace).await?;
     }
@@ -192,7 +206,7 @@ async fn measure(server: &Server, arguments: &Arguments, folder: &std::path::Pat
     if wants(Part::Stages) {
         figures.stages = Some(stages::run(server, folder, begin_with, &arguments.callers, payload_bytes, pace).await?);
     }
-    Ok(figures)
+    Ok(())
 }
 
 /// Runs `part` on a whole application in a database of its own.

@@ -43,10 +43,13 @@ const WAL: &str = "select (wal_write_time + wal_sync_time)::float8, wal_bytes::f
 
 const WAL_BYTES: &str = "select wal_bytes::float8 from pg_stat_wal";
 
-const SESSIONS: &str = "
-    select count(*)
-    from pg_stat_activity
-    where datname = current_database() and application_name = $1 and pid <> pg_backend_pid()
+/// Whether the writer's session is still there.
+const WRITING: &str = "
+    select exists (
+        select
+        from pg_stat_activity
+        where datname = current_database() and application_name = $1 and query like '%log.append%'
+    )
 ";
 
 /// Where the time goes.

@@ -260,13 +260,8 @@ async fn counted_round(
     store.close().await;
     store.database().close().await?;
     let begin = Instant::now();
-    while sqlx::query_scalar::<_, i64>(SESSIONS)
-        .bind(NAME)
-        .fetch_one(owner)
-        .await?
-        > 0
-    {
-        ensure!(begin.elapsed() < COUNTED_WITHIN, "sessions have not ended");
+    while sqlx::query_scalar(WRITING).bind(NAME).fetch_one(owner).await? {
+        ensure!(begin.elapsed() < COUNTED_WITHIN, "the writer's session has not ended");
         tokio::time::sleep(COUNTED_PAUSE).await;
     }
     let mut counted = Counted::read(&arena.log().store, owner).await?.since(before);

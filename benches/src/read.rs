@@ -2,7 +2,6 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use annals_api::App;
 use anyhow::{Context, Result, ensure};
@@ -19,7 +18,8 @@ use serde_json::{Value, json};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Mutex;
 
-use crate::load::{Measured, closed_loop};
+use crate::load::{Answer, Measured, Pace, Ratio, Round, closed_loop, take_turns};
+use crate::report::say;
 
 /// Connections at once.
 const CALLERS: usize = 16;
@@ -29,6 +29,8 @@ const CALLERS: usize = 16;
 pub(crate) struct Row {
     /// What was read.
     pub(crate) what: &'static str,
+    /// Connections at once, one request each.
+    pub(crate) callers: usize,
     /// Size of the body.
     pub(crate) bytes: usize,
     /// Served by Annals.
@@ -36,35 +38,36 @@ pub(crate) struct Row {
     /// Served by a handler that holds the bytes.
     pub(crate) bare: Measured,
     /// Throughput of ours over that of the bare handler.
-    pub(crate) to_bare: f64,
+    pub(crate) to_bare: Ratio,
 }
 
 /// Measures both reads.
 ///
 /// # Errors
 /// Anything that keeps the measurement from being one.
-pub(crate) async fn run(app: &App, seconds: u64) -> Result<Vec<Row>> {
+pub(crate) async fn run(app: &App, pace: Pace) -> Result<Vec<Row>> {
     let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
     let address = listener.local_addr()?;
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
     let server = tokio::spawn(app.clone().serve(listener, async move {
         let _ = stopped.await;
     }));
-    let rows = measure(address, seconds).await;
+    let rows = measure(address, pace).await;
     let _ = stop.send(());
     server.await.context("the server panicked")??;
     rows
 }
 
-async fn measure(address: SocketAddr, seconds: u64) -> Result<Vec<Row>> {
+async fn measure(address: SocketAddr, pace: Pace) -> Result<Vec<Row>> {
     let site = Site::publish(address).await?;
     let mut rows = Vec::new();
     for (what, path, token) in [
         ("content by id", site.content.as_str(), Some(site.token.as_str())),
         ("page by slug", "/bench?format=clean", None),
     ] {
+        say(&format!("read: {what}"));
         rows.push(
-            compare(what, address, path, token, seconds)
+            compare(what, address, path, token, pace)
                 .await
                 .with_context(|| format!("reading {path}"))?,
         );
@@ -139,13 +142,7 @@ impl Site {
     }
 }
 
-async fn compare(
-    what: &'static str,
-    address: SocketAddr,
-    path: &str,
-    token: Option<&str>,
-    seconds: u64,
-) -> Result<Row> {
+async fn compare(what: &'static str, address: SocketAddr, path: &str, token: Option<&str>, pace: Pace) -> Result<Row> {
     let bytes = fetch(&mut connect(address).await?, &request(path, token)?).await?;
     let content = bytes.clone();
     let bare = Router::new().fallback(get(move || {
@@ -155,38 +152,35 @@ async fn compare(
     let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
     let bare_address = listener.local_addr()?;
     let server = tokio::spawn(async move { axum::serve(listener, bare).await });
-    let annals = load(address, path, token, seconds).await?;
-    let bare = load(bare_address, path, token, seconds).await?;
+    let rounds = take_turns(&[address, bare_address], pace.rounds, |address, _| {
+        round(address, path, token, pace)
+    })
+    .await?;
     server.abort();
     Ok(Row {
         what,
+        callers: CALLERS,
         bytes: bytes.len(),
-        to_bare: annals.per_second / bare.per_second,
-        annals,
-        bare,
+        to_bare: Ratio::of_speeds(&rounds[0], &rounds[1]),
+        annals: Measured::of(&rounds[0])?,
+        bare: Measured::of(&rounds[1])?,
     })
 }
 
-async fn load(address: SocketAddr, path: &str, token: Option<&str>, seconds: u64) -> Result<Measured> {
+async fn round(address: SocketAddr, path: &str, token: Option<&str>, pace: Pace) -> Result<Round> {
     let mut connections = Vec::with_capacity(CALLERS);
     for _ in 0..CALLERS {
-        connections.push(Arc::new(Mutex::new(connect(address).await?)));
+        connections.push(Mutex::new(connect(address).await?));
     }
+    let connections = Arc::new(connections);
     let request = request(path, token)?;
-    closed_loop(
-        CALLERS,
-        Duration::from_secs(1),
-        Duration::from_secs(seconds),
-        |number| {
-            let connection = Arc::clone(&connections[number]);
-            let request = request.clone();
-            move || {
-                let connection = Arc::clone(&connection);
-                let request = request.clone();
-                async move { fetch(&mut *connection.lock().await, &request).await.map(drop) }
-            }
-        },
-    )
+    closed_loop(CALLERS, pace.round, move |number| {
+        let (connections, request) = (Arc::clone(&connections), request.clone());
+        async move {
+            fetch(&mut *connections[number].lock().await, &request).await?;
+            Ok(Answer::Done)
+        }
+    })
     .await
 }
 

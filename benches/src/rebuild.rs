@@ -3,15 +3,20 @@
 use std::time::{Duration, Instant};
 
 use annals_api::App;
-use annals_domain::Caller;
+use annals_domain::ids::ContentId;
+use annals_domain::{Actor, AnyEvent, Caller, Content};
+use annals_eventstore::{Append, StreamAppend, StreamId};
 use annals_projections::content::Contents;
 use annals_projections::{Projection, RebuildOptions};
 use anyhow::{Context, Result};
+use cqrs_es::Aggregate;
 use futures::stream::{self, StreamExt, TryStreamExt};
 use serde::Serialize;
 use uuid::Uuid;
 
-use crate::append::command;
+use crate::aggregate::created;
+use crate::load::rate;
+use crate::report::say;
 
 /// Rows of one read, as many as a rebuild reads at once.
 const PAGE: i64 = 1000;
@@ -47,6 +52,7 @@ pub(crate) struct Row {
 /// # Errors
 /// Anything that keeps the measurement from being one.
 pub(crate) async fn run(app: &App, events: u64) -> Result<Row> {
+    say(&format!("rebuild: filling a log with {events} events"));
     let store = app.store();
     let head = store.head().await?.position.get();
     stream::iter(head..events.max(head))
@@ -64,6 +70,7 @@ pub(crate) async fn run(app: &App, events: u64) -> Result<Row> {
         .await
         .context("the live model catches up")?;
 
+    say("rebuild: reading and rebuilding");
     let begin = Instant::now();
     let mut position = 0_i64;
     let mut read = 0_u64;
@@ -77,12 +84,12 @@ pub(crate) async fn run(app: &App, events: u64) -> Result<Row> {
         position = last.0;
         read += rows.len() as u64;
     }
-    let read_per_second = rate(read, begin);
+    let read_per_second = rate(read, begin.elapsed());
 
     let caller = Caller::system("benches", Uuid::now_v7());
     let begin = Instant::now();
     annals_projections::rebuild(&caller, store, &Contents, RebuildOptions::default(), |_| {}).await?;
-    let rebuilt_per_second = rate(events, begin);
+    let rebuilt_per_second = rate(events, begin.elapsed());
     Ok(Row {
         events,
         rebuilt_per_second,
@@ -91,7 +98,21 @@ pub(crate) async fn run(app: &App, events: u64) -> Result<Row> {
     })
 }
 
-#[expect(clippy::cast_precision_loss, reason = "a rate for people")]
-fn rate(count: u64, begin: Instant) -> f64 {
-    count as f64 / begin.elapsed().as_secs_f64()
+/// A node of its own.
+fn command() -> Append {
+    let id = ContentId::new(Uuid::now_v7());
+    let command_id = Uuid::now_v7();
+    Append {
+        command_id,
+        actor: Actor::System("benches".to_owned()),
+        correlation_id: command_id,
+        causation_id: command_id,
+        idempotency: None,
+        streams: vec![StreamAppend {
+            stream: StreamId::new(Content::TYPE, id),
+            expected: 0,
+            events: vec![AnyEvent::from(created(id))],
+        }],
+        conditions: Vec::new(),
+    }
 }

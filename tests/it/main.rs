@@ -18,6 +18,7 @@ mod django;
 mod durability;
 mod embedded;
 mod eventstore;
+mod faults;
 mod field;
 mod freshness;
 mod http;

@@ -107,7 +107,6 @@ async fn a_trigger_that_hides_one_events_row_is_noticed() {
         ],
     )]);
     let answer = log.store.append(change).await;
-    eprintln!("DEBUGHIDE {answer:?}");
     if answer.is_ok() {
         // Then nobody may read past the place, and the check must find it.
         let Err(StoreError::Damaged { place, .. }) = log.store.read_after(Position(1), 10).await else {

@@ -120,20 +120,6 @@ impl Verdict {
             Err(error) => return Err(error),
         })
     }
-
-    /// The same without positions, which commands that were made at once take in an order of their own.
-    #[must_use]
-    pub fn without_positions(self) -> Self {
-        match self {
-            Self::Done { command, duplicate, .. } => Self::Done {
-                command,
-                first: 0,
-                last: 0,
-                duplicate,
-            },
-            other => other,
-        }
-    }
 }
 
 /// One event as the model has it.

@@ -36,10 +36,12 @@ pub enum Cut {
     BeforeAnswer,
     /// The client has half of the answer.
     WithinAnswer,
+    /// No cut yet: the request stays on its way, even when its client has gone, until [`Proxy::release`].
+    Held,
 }
 
 impl Cut {
-    /// Every point there is.
+    /// Every point at which a connection ends.
     pub const ALL: [Self; 5] = [
         Self::BeforeRequest,
         Self::WithinRequest,
@@ -67,6 +69,8 @@ struct Settings {
     /// Counts the orders to cut every connection.
     cuts: u64,
     rewrite: Option<(Vec<u8>, Vec<u8>)>,
+    /// Counts the releases of what is held.
+    releases: u64,
 }
 
 #[derive(Debug)]
@@ -161,6 +165,11 @@ impl Proxy {
     /// Cuts the connection of the next request, once.
     pub fn arm(&self, cut: Cut, aim: Aim) {
         *self.control.armed.lock().unwrap_or_else(PoisonError::into_inner) = Some((cut, aim));
+    }
+
+    /// Lets requests that are held arrive, late as they are.
+    pub fn release(&self) {
+        self.control.settings.send_modify(|settings| settings.releases += 1);
     }
 
     /// Takes an armed cut back; false when it has happened.
@@ -369,6 +378,12 @@ async fn pass_requests(
                 writer.flush().await?;
                 control.fire();
                 return Ok(());
+            }
+            Some(Cut::Held) => {
+                let mut settings = control.settings.subscribe();
+                let releases = settings.borrow().releases;
+                control.fire();
+                let _ = settings.wait_for(|settings| settings.releases != releases).await;
             }
             Some(cut @ (Cut::BeforeAnswer | Cut::WithinAnswer)) => {
                 *of_answer.lock().unwrap_or_else(PoisonError::into_inner) = Some(cut);

@@ -255,31 +255,32 @@ async fn what_was_refused_on_its_repetition_is_not_carried_out_when_the_first_se
         ..WriterOptions::default()
     })
     .await;
-    let (first, second) = (new_user(), new_user());
     proxied.store.append(created(new_content())).await.unwrap();
     let node = new_content();
     // It expects the node to be there, which it is not yet.
     let early = published(node, 1);
-    let mut fired = proxied.proxy.fired();
-    fired.mark_unchanged();
+    let (mut fired, mut closed) = (proxied.proxy.fired(), proxied.proxy.closed());
     proxied.proxy.arm(Cut::Held, Aim::Append);
     let waiting = tokio::spawn(append(&proxied.store, early));
-    fired.changed().await.unwrap();
+    tokio::time::timeout(PATIENCE, fired.wait_for(|fired| *fired == 1))
+        .await
+        .unwrap()
+        .unwrap();
     let answer = waiting.await.unwrap();
-    let is_final = matches!(answer, Err(AppendError::Conflict { actual: 0, .. }));
     assert!(
-        is_final || matches!(answer, Err(AppendError::OutcomeUnknown)),
+        matches!(answer, Err(AppendError::Conflict { actual: 0, .. })),
         "{answer:?}"
     );
     proxied.log.store.append(created(node)).await.unwrap();
     proxied.proxy.release();
-    // The late one is in the queue for the lock, or done, when others have got through.
-    for id in [first, second] {
-        let name = id.as_uuid().simple().to_string();
-        let other = registered(id, &format!("{name}@example.org"), &name);
-        proxied.log.store.append(other).await.unwrap();
-        tokio::time::sleep(Duration::from_millis(200)).await;
-    }
+    // It has been carried out, or its connection is no more.
+    let arrived = async {
+        tokio::select! {
+            fired = fired.wait_for(|fired| *fired == 2) => drop(fired.unwrap()),
+            closed = closed.wait_for(|closed| *closed > 0) => drop(closed.unwrap()),
+        }
+    };
+    tokio::time::timeout(PATIENCE, arrived).await.unwrap();
     let written = proxied.log.store.read_stream(&content(node), 0, 10).await.unwrap();
-    assert!(written.len() == 1 || !is_final, "refused, and carried out nevertheless");
+    assert_eq!(written.len(), 1, "refused, and carried out nevertheless");
 }

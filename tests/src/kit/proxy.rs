@@ -78,6 +78,7 @@ struct Control {
     settings: watch::Sender<Settings>,
     armed: Mutex<Option<(Cut, Aim)>>,
     fired: watch::Sender<u64>,
+    closed: watch::Sender<u64>,
     dropped_notifications: AtomicU64,
 }
 
@@ -121,6 +122,7 @@ impl Proxy {
             settings: watch::Sender::new(Settings::default()),
             armed: Mutex::new(None),
             fired: watch::Sender::new(0),
+            closed: watch::Sender::new(0),
             dropped_notifications: AtomicU64::new(0),
         });
         let server = Server::of(&upstream);
@@ -179,7 +181,14 @@ impl Proxy {
         armed.take().is_some()
     }
 
-    /// How many armed cuts have happened; changes with each.
+    /// How many connections have ended, for whatever reason; changes with each.
+    #[must_use]
+    pub fn closed(&self) -> watch::Receiver<u64> {
+        self.control.closed.subscribe()
+    }
+
+    /// How many armed cuts have happened; changes with each. A request that is held counts when it is held, and again
+    /// when the server has answered it.
     #[must_use]
     pub fn fired(&self) -> watch::Receiver<u64> {
         self.control.fired.subscribe()
@@ -280,6 +289,7 @@ async fn accept(listener: TcpListener, server: Server, control: Arc<Control>) {
                 _ = connection(client, &server, &control) => {}
                 _ = settings.wait_for(|settings| settings.cuts != cuts) => {}
             }
+            control.closed.send_modify(|closed| *closed += 1);
         });
     }
 }
@@ -384,6 +394,7 @@ async fn pass_requests(
                 let releases = settings.borrow().releases;
                 control.fire();
                 let _ = settings.wait_for(|settings| settings.releases != releases).await;
+                *of_answer.lock().unwrap_or_else(PoisonError::into_inner) = Some(Cut::BeforeAnswer);
             }
             Some(cut @ (Cut::BeforeAnswer | Cut::WithinAnswer)) => {
                 *of_answer.lock().unwrap_or_else(PoisonError::into_inner) = Some(cut);

@@ -19,7 +19,7 @@ use crate::kit::history::{Answer, Call, Line, Recorder, Told, now_us};
 use crate::kit::random::Random;
 
 /// Content nodes that every caller of every process writes to.
-const SHARED_NODES: u64 = 8;
+const SHARED_NODES: usize = 8;
 /// Paths that every caller of every process wants for its route.
 const SLUGS: u64 = 24;
 /// How long those paths are wanted, in microseconds.
@@ -89,7 +89,7 @@ pub async fn write(task: WriterTask) -> Result<(), KitError> {
 /// What the callers of one process believe of the streams that everybody writes.
 #[derive(Debug, Default)]
 struct Shared {
-    versions: [AtomicU64; SHARED_NODES as usize],
+    versions: [AtomicU64; SHARED_NODES],
     is_pointless: AtomicBool,
 }
 
@@ -176,9 +176,8 @@ impl Caller {
     }
 
     async fn write_shared(&mut self) -> Result<(), KitError> {
-        let number = self.random.below(SHARED_NODES);
-        let id = ContentId::new(Uuid::from_u128(0x7011_u128 << 64 | u128::from(number)));
-        let place = usize::try_from(number)?;
+        let place = self.random.index(SHARED_NODES);
+        let id = ContentId::new(Uuid::from_u128(0x7011_u128 << 64 | place as u128));
         let mut expected = self.shared.versions[place].load(Ordering::Relaxed);
         if self.random.per_mille(50) {
             expected += self.random.within(1, 3); // from the future

@@ -1,182 +1,23 @@
-//! Judges a finished run: the log, read once from its first event to its last, against what writers and readers wrote
-//! down.
-//!
-//! Keeps one small entry for each command, stream and claim, and none for events, so that a log of many millions fits.
-//! What is proved, and from what:
-//!
-//! - positions are dense, versions of every stream are 1, 2, 3 ..., and a claim has one owner at every position: from
-//!   the events alone, by rules written here a second time;
-//! - every acknowledged command is in the log exactly once, at the positions its caller was told, with the streams,
-//!   versions and numbers of events it asked for; nothing else is there that nobody sent; nothing that was refused
-//!   every time is there;
-//! - commits are linearizable: a command that was answered before another one was made precedes it, and every refusal
-//!   was true at some moment between call and answer;
-//! - every reader, whatever its page size and however often it died, saw the same sequence; a projection that moved
-//!   from process to process took every event in exactly once;
-//! - the store's own check of chain, streams and claims agrees.
+//! The judgement itself: what callers say of every command, held against the log event by event.
 
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::fmt;
 use std::hash::{DefaultHasher, Hash as _, Hasher};
-use std::path::PathBuf;
+use std::path::Path;
 
-use annals_domain::{AnyEvent, ClaimChange, ClaimKey, ClaimScope, UserEvent};
+use annals_domain::{AnyEvent, ClaimKey, ClaimScope, UserEvent};
 use annals_eventstore::{EventStore, Hash, Position, Record, StreamId};
-use serde::Serialize;
-use sha2::{Digest as _, Sha256};
-use sqlx::Row;
 use uuid::Uuid;
 
-use super::KitError;
-use super::history::{self, Answer, Call, Line, Told};
+use super::ledger::{ClaimIndex, Listed};
+use super::{Checked, Digest, Evidence, Projected};
+use crate::kit::KitError;
+use crate::kit::history::{self, Answer, Call, Line, Told};
 
 /// Events of one page.
 const PAGE: usize = 5000;
-/// Rows of `log.commands` of one page.
-const COMMANDS_PAGE: i64 = 20_000;
-/// Violations that are told; the rest is counted.
-const TOLD: usize = 20;
 /// The finest that a pause is measured, in microseconds.
 const PAUSE_UNIT_US: u64 = 10_000;
-
-const COMMANDS: &str = "
-    select command_id, first_position, last_position
-    from log.commands
-    where first_position > $1
-    order by first_position
-    limit $2
-";
-
-/// Stands for a sequence of events as a reader saw it, whatever pages it came in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Digest(pub Hash);
-
-impl Digest {
-    /// Of nothing.
-    pub const START: Self = Self(Hash::ZERO);
-
-    /// With one more event.
-    #[must_use]
-    pub fn with(self, record: &Record) -> Self {
-        let mut sha = Sha256::new();
-        sha.update(self.0.as_bytes());
-        sha.update(record.position.get().to_be_bytes());
-        sha.update(record.stream.aggregate_type);
-        sha.update(record.stream.id.as_bytes());
-        sha.update(record.version.to_be_bytes());
-        sha.update(record.event.event_type());
-        sha.update(record.metadata.event_id.as_bytes());
-        sha.update(record.entry_hash.as_bytes());
-        Self(Hash(sha.finalize().into()))
-    }
-}
-
-/// Where a projection has come to, by its own table.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Projected {
-    /// Events it has taken in.
-    pub events: u64,
-    /// Of those events, in the order it took them in.
-    pub digest: Digest,
-}
-
-/// What a check is given.
-#[derive(Debug, Clone, Default)]
-pub struct Evidence {
-    /// Histories of writers.
-    pub writers: Vec<PathBuf>,
-    /// Histories of readers.
-    pub readers: Vec<PathBuf>,
-    /// What the projection ended with, if there is one.
-    pub projected: Option<Projected>,
-}
-
-/// What a check found.
-#[derive(Debug, Clone, Default, Serialize)]
-pub struct Checked {
-    /// Events of the log.
-    pub events: u64,
-    /// Commands in the log.
-    pub commands: u64,
-    /// Streams of the log.
-    pub streams: u64,
-    /// Claims held at the end.
-    pub claims: u64,
-    /// Calls made by writers.
-    pub calls: u64,
-    /// Answers by what was said; `none` counts calls that died with their process.
-    pub answers: BTreeMap<String, u64>,
-    /// Refusals whose truth at some moment between call and answer was checked.
-    pub refusals_checked: u64,
-    /// Commands in doubt to their callers that turned out to be in the log.
-    pub doubtful_done: u64,
-    /// Commands in doubt that did not.
-    pub doubtful_undone: u64,
-    /// Commands of which a repetition, too, was told that it had just happened.
-    pub told_again: u64,
-    /// Digests of readers that were compared.
-    pub digests: u64,
-    /// Stretches of time without any acknowledgement, longest first, at most a hundred: begin and length in
-    /// microseconds.
-    pub pauses_us: Vec<(u64, u64)>,
-    /// First and last acknowledgement, in microseconds of the histories' clock.
-    pub acknowledged_us: Option<(u64, u64)>,
-    /// What does not hold, in words.
-    pub violations: Vec<String>,
-    /// Violations beyond those told.
-    pub more_violations: u64,
-}
-
-impl Checked {
-    /// Whether everything holds.
-    #[must_use]
-    pub fn is_clean(&self) -> bool {
-        self.violations.is_empty()
-    }
-
-    fn violated(&mut self, what: impl fmt::Display) {
-        if self.violations.len() < TOLD {
-            self.violations.push(what.to_string());
-        } else {
-            self.more_violations += 1;
-        }
-    }
-}
-
-/// Checks a log that nobody writes any more.
-///
-/// # Errors
-/// When the evidence cannot be read, which is no verdict on the store.
-pub async fn check(store: &EventStore, evidence: &Evidence) -> Result<Checked, KitError> {
-    let mut checker = Checker::default();
-    for path in &evidence.writers {
-        checker.writer(path)?;
-    }
-    let mut seen: BTreeMap<u64, Vec<(Hash, usize)>> = BTreeMap::new();
-    for (reader, path) in evidence.readers.iter().enumerate() {
-        history::read(path, |line| {
-            match line {
-                Line::Seen(at) => seen.entry(at.position).or_default().push((at.digest, reader)),
-                Line::Found { what } => checker.checked.violated(what),
-                Line::Call(_) | Line::Answer(_) => {}
-            }
-            Ok(())
-        })?;
-    }
-    checker.log(store, seen, evidence).await?;
-    checker.finish(evidence);
-    let mut checked = checker.checked;
-    match store.verify(Position(1), |_| {}).await {
-        Ok(report) if report.events == checked.events => {}
-        Ok(report) => checked.violated(format!(
-            "verify counts {} events, the readers' way through the log {}",
-            report.events, checked.events
-        )),
-        Err(fault) => checked.violated(format!("verify: {fault}")),
-    }
-    Ok(checked)
-}
 
 /// What is known of one command from its callers.
 #[derive(Debug, Default)]
@@ -220,8 +61,8 @@ struct TakenRefusal {
 }
 
 #[derive(Debug, Default)]
-struct Checker {
-    checked: Checked,
+pub(super) struct Judge {
+    pub(super) checked: Checked,
     fates: HashMap<Uuid, Fate>,
     /// Commands with a key, and those that were told to be repetitions under one.
     keys: HashMap<String, Vec<(Uuid, u8)>>,
@@ -247,8 +88,8 @@ fn asked_digest(parts: impl IntoIterator<Item = (StreamId, u64, u64)>) -> u64 {
     hasher.finish()
 }
 
-impl Checker {
-    fn writer(&mut self, path: &PathBuf) -> Result<(), KitError> {
+impl Judge {
+    pub(super) fn writer(&mut self, path: &Path) -> Result<(), KitError> {
         history::read(path, |line| match line {
             Line::Call(call) => self.call(call),
             Line::Answer(answer) => self.answer(answer),
@@ -366,7 +207,7 @@ impl Checker {
         Ok(())
     }
 
-    async fn log(
+    pub(super) async fn log(
         &mut self,
         store: &EventStore,
         seen: BTreeMap<u64, Vec<(Hash, usize)>>,
@@ -568,7 +409,7 @@ impl Checker {
     }
 
     /// What can be said only at the end.
-    fn finish(&mut self, evidence: &Evidence) {
+    pub(super) fn finish(&mut self, evidence: &Evidence) {
         let checked = &mut self.checked;
         checked.streams = self.versions.len() as u64;
         checked.claims = self.claims.owners.len() as u64;
@@ -580,7 +421,7 @@ impl Checker {
                     fate.first
                 )),
                 (true, false, false) => {
-                    checked.violated(format!("command {id} is in the log, though it was refused every time"))
+                    checked.violated(format!("command {id} is in the log, though it was refused every time"));
                 }
                 (true, false, true) => checked.doubtful_done += 1,
                 (false, false, true) => checked.doubtful_undone += 1,
@@ -680,88 +521,5 @@ impl Checker {
         pauses.sort_unstable_by_key(|(_, length)| std::cmp::Reverse(*length));
         pauses.truncate(100);
         self.checked.pauses_us = pauses;
-    }
-}
-
-/// Who holds what, with an index by owner.
-#[derive(Debug, Default)]
-struct ClaimIndex {
-    owners: HashMap<(ClaimScope, ClaimKey), StreamId, std::hash::BuildHasherDefault<DefaultHasher>>,
-    of_owner: HashMap<(StreamId, ClaimScope), HashSet<ClaimKey>>,
-}
-
-impl ClaimIndex {
-    /// Carries one change out, telling of every claim that is newly taken (true) or given up (false). Returns the
-    /// claim and its owner when it belongs to another stream.
-    fn apply(
-        &mut self,
-        stream: StreamId,
-        change: ClaimChange,
-        mut tell: impl FnMut(ClaimScope, &ClaimKey, bool),
-    ) -> Option<(ClaimScope, ClaimKey, StreamId)> {
-        match change {
-            ClaimChange::Take { scope, key } => match self.owners.get(&(scope, key.clone())) {
-                Some(owner) if *owner == stream => {}
-                Some(owner) => return Some((scope, key, *owner)),
-                None => {
-                    tell(scope, &key, true);
-                    self.of_owner.entry((stream, scope)).or_default().insert(key.clone());
-                    self.owners.insert((scope, key), stream);
-                }
-            },
-            ClaimChange::Release { scope, key } => {
-                if self.owners.get(&(scope, key.clone())) == Some(&stream) {
-                    tell(scope, &key, false);
-                    if let Some(keys) = self.of_owner.get_mut(&(stream, scope)) {
-                        keys.remove(&key);
-                    }
-                    self.owners.remove(&(scope, key));
-                }
-            }
-            ClaimChange::ReleaseAll { scope } => {
-                for key in self.of_owner.remove(&(stream, scope)).unwrap_or_default() {
-                    tell(scope, &key, false);
-                    self.owners.remove(&(scope, key));
-                }
-            }
-        }
-        None
-    }
-}
-
-/// The rows of `log.commands` in the order of positions, a page at a time.
-struct Listed<'a> {
-    store: &'a EventStore,
-    page: std::vec::IntoIter<(Uuid, u64, u64)>,
-    after: i64,
-}
-
-impl<'a> Listed<'a> {
-    fn new(store: &'a EventStore) -> Self {
-        Self {
-            store,
-            page: Vec::new().into_iter(),
-            after: 0,
-        }
-    }
-
-    async fn next(&mut self) -> Result<Option<(Uuid, u64, u64)>, KitError> {
-        if let Some(row) = self.page.next() {
-            return Ok(Some(row));
-        }
-        let rows = sqlx::query(COMMANDS)
-            .bind(self.after)
-            .bind(COMMANDS_PAGE)
-            .fetch_all(self.store.database().pool())
-            .await?;
-        let mut page = Vec::with_capacity(rows.len());
-        for row in &rows {
-            let first: i64 = row.try_get("first_position")?;
-            let last: i64 = row.try_get("last_position")?;
-            self.after = first;
-            page.push((row.try_get("command_id")?, first.cast_unsigned(), last.cast_unsigned()));
-        }
-        self.page = page.into_iter();
-        Ok(self.page.next())
     }
 }

@@ -260,6 +260,7 @@ async fn what_was_refused_on_its_repetition_is_not_carried_out_when_the_first_se
     // It expects the node to be there, which it is not yet.
     let early = published(node, 1);
     let (mut fired, mut closed) = (proxied.proxy.fired(), proxied.proxy.closed());
+    let before = *closed.borrow_and_update();
     proxied.proxy.arm(Cut::Held, Aim::Append);
     let waiting = tokio::spawn(append(&proxied.store, early));
     tokio::time::timeout(PATIENCE, fired.wait_for(|fired| *fired == 1))
@@ -277,7 +278,7 @@ async fn what_was_refused_on_its_repetition_is_not_carried_out_when_the_first_se
     let arrived = async {
         tokio::select! {
             fired = fired.wait_for(|fired| *fired == 2) => drop(fired.unwrap()),
-            closed = closed.wait_for(|closed| *closed > 0) => drop(closed.unwrap()),
+            closed = closed.wait_for(|closed| *closed > before) => drop(closed.unwrap()),
         }
     };
     tokio::time::timeout(PATIENCE, arrived).await.unwrap();

@@ -230,7 +230,8 @@ async fn every_spoilt_history_is_found_out() {
         .await,
         "but comes after it in the log",
     );
-    let unsent: Vec<Line> = run.lines[2..].to_vec();
+    let mut unsent = run.lines.clone();
+    unsent.drain(2..4);
     let checked = run.check(&unsent, &run.seen, run.projected).await;
     found(checked.violations.join("\n"), "sent by nobody");
 

@@ -457,7 +457,7 @@ fn the_store_answers_as_the_model_does() {
     let seen = std::cell::RefCell::new(&mut verdicts);
     TestRunner::new(config)
         .run(&history(), |rounds| {
-            let failure = runtime.block_on(async {
+            runtime.block_on(async {
                 let mut pair = Pair::new().await;
                 for steps in &rounds {
                     pair.round(steps).await;
@@ -467,7 +467,7 @@ fn the_store_answers_as_the_model_does() {
                 *seen.borrow_mut().entry("commands").or_default() += u32::try_from(pair.commands).unwrap();
                 pair.log.store.close().await;
             });
-            Ok(failure)
+            Ok(())
         })
         .unwrap();
     assert!(verdicts["events"] > 50 && verdicts["commands"] > 50, "{verdicts:?}");

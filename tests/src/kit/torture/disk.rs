@@ -44,25 +44,26 @@ impl Disk {
         })
     }
 
-    /// Leaves no room, until [`Disk::relieve`].
+    /// Leaves no room, until [`Disk::relieve`]; returns the bytes taken.
     ///
     /// # Errors
     /// What the file system says, other than that it is full.
     pub(crate) fn fill(&self) -> Result<u64, KitError> {
         let ballast = File::create(self.folder.join(BALLAST))?;
-        let mut taken = 0;
-        let mut piece = free_bytes(&self.folder)?;
+        let before = free_bytes(&self.folder)?;
+        let (mut end, mut piece) = (0, before);
         while piece >= SMALLEST_PIECE_BYTES {
-            match fallocate(&ballast, FallocateFlags::empty(), taken, piece) {
+            match fallocate(&ballast, FallocateFlags::empty(), end, piece) {
                 Ok(()) => {
-                    taken += piece;
+                    end += piece;
                     piece = free_bytes(&self.folder)?;
                 }
+                // Of what could not be had as a whole, a part has been taken.
                 Err(rustix::io::Errno::NOSPC) => piece /= 2,
                 Err(error) => return Err(error.into()),
             }
         }
-        Ok(taken)
+        Ok(before.saturating_sub(free_bytes(&self.folder)?))
     }
 
     /// Gives the room back.

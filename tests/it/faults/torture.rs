@@ -25,6 +25,7 @@ async fn nothing_is_lost_doubled_or_reordered_under_any_kind_of_fault() {
         processes: 4,
         callers: 8,
         events_per_stream: 4,
+        events_per_second: 4000,
         events_at_least: 1000,
         longest_pause: Duration::from_millis(100),
         lease: Duration::from_secs(1),

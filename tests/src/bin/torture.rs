@@ -38,6 +38,9 @@ struct Run {
     /// The most events of one stream in one command.
     #[arg(long, default_value_t = 24)]
     events_per_stream: u64,
+    /// The most events a second; a million take about a gigabyte of disk.
+    #[arg(long, default_value_t = 4000)]
+    events_per_second: u64,
     /// Fewer events than this are a failure.
     #[arg(long, default_value_t = 1)]
     events_at_least: u64,
@@ -76,6 +79,8 @@ enum Worker {
         callers: usize,
         #[arg(long)]
         events: u64,
+        #[arg(long)]
+        events_per_second: u64,
     },
     /// A process that reads.
     #[command(hide = true)]
@@ -132,6 +137,7 @@ async fn work(worker: Worker) -> Result<(), KitError> {
             seed,
             callers,
             events,
+            events_per_second,
         } => {
             write(WriterTask {
                 url,
@@ -139,6 +145,7 @@ async fn work(worker: Worker) -> Result<(), KitError> {
                 seed,
                 callers,
                 events,
+                events_per_second,
             })
             .await
         }
@@ -176,6 +183,7 @@ async fn torture(arguments: Run) -> Result<bool, KitError> {
         processes: arguments.processes,
         callers: arguments.callers,
         events_per_stream: arguments.events_per_stream,
+        events_per_second: arguments.events_per_second,
         events_at_least: arguments.events_at_least,
         longest_pause: Duration::from_secs_f64(arguments.longest_pause),
         lease: Duration::from_secs(2),

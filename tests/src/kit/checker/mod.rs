@@ -134,6 +134,11 @@ impl Checked {
 /// # Errors
 /// When the evidence cannot be read, which is no verdict on the store.
 pub async fn check(store: &EventStore, evidence: &Evidence) -> Result<Checked, KitError> {
+    // Beside what follows, for it reads the whole log too.
+    let verifying = tokio::spawn({
+        let store = store.clone();
+        async move { store.verify(Position(1), |_| {}).await }
+    });
     let mut judge = Judge::default();
     for path in &evidence.writers {
         judge.writer(path)?;
@@ -152,7 +157,7 @@ pub async fn check(store: &EventStore, evidence: &Evidence) -> Result<Checked, K
     judge.log(store, seen, evidence).await?;
     judge.finish(evidence);
     let mut checked = judge.checked;
-    match store.verify(Position(1), |_| {}).await {
+    match verifying.await? {
         Ok(report) if report.events == checked.events => {}
         Ok(report) => checked.violated(format!(
             "verify counts {} events, the readers' way through the log {}",

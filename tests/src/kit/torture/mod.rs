@@ -41,6 +41,9 @@ pub struct TortureOptions {
     pub callers: usize,
     /// The most events of one stream in one command.
     pub events_per_stream: u64,
+    /// The most events a second of all writers together, over the life of each; it bounds disk and check, which both
+    /// grow with the log.
+    pub events_per_second: u64,
     /// Below this many events at the end, the run has failed.
     pub events_at_least: u64,
     /// The longest pause between two faults.

@@ -171,6 +171,8 @@ impl Run {
                 command.arg("write").arg("--history").arg(&history);
                 command.args(["--callers", &self.options.callers.to_string()]);
                 command.args(["--events", &self.options.events_per_stream.to_string()]);
+                let share = self.options.events_per_second / self.report.writers as u64;
+                command.args(["--events-per-second", &share.to_string()]);
                 self.evidence.writers.push(history);
             }
             Role::Reader => {

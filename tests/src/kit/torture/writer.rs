@@ -4,7 +4,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use annals_domain::{
     Actor, AnyEvent, ClaimKey, ClaimScope, ContentEvent, ContentFieldId, ContentId, ContentStatus, EmailAddress,
@@ -30,6 +30,8 @@ const OWN_NODES: usize = 8;
 const FIELDS: u64 = 3;
 /// How often a command is repeated whose outcome is unknown, before it is left in doubt.
 const MOST_REPETITIONS: u32 = 5;
+/// The pause of a caller when its process is ahead of its rate.
+const AHEAD: Duration = Duration::from_millis(20);
 /// Finished commands that a caller may repeat.
 const REMEMBERED: usize = 4;
 
@@ -46,6 +48,8 @@ pub struct WriterTask {
     pub callers: usize,
     /// The most events of one stream in one command.
     pub events: u64,
+    /// The most events a second, over its life: what was missed is made up for.
+    pub events_per_second: u64,
 }
 
 /// Writes until standard input ends, then finishes what is under way.
@@ -59,6 +63,7 @@ pub async fn write(task: WriterTask) -> Result<(), KitError> {
         return Ok(());
     };
     let shared = Arc::new(Shared::default());
+    let begun = Instant::now();
     let mut callers = tokio::task::JoinSet::new();
     for number in 0..task.callers {
         let mut caller = Caller {
@@ -74,6 +79,11 @@ pub async fn write(task: WriterTask) -> Result<(), KitError> {
         let ending = ending.clone();
         callers.spawn(async move {
             while !ending.has_come() {
+                let allowed = begun.elapsed().as_secs_f64() * task.events_per_second as f64;
+                if caller.shared.events.load(Ordering::Relaxed) as f64 > allowed {
+                    tokio::time::sleep(AHEAD).await;
+                    continue;
+                }
                 caller.step().await?;
             }
             Ok::<(), KitError>(())
@@ -90,6 +100,8 @@ pub async fn write(task: WriterTask) -> Result<(), KitError> {
 #[derive(Debug, Default)]
 struct Shared {
     versions: [AtomicU64; SHARED_NODES],
+    /// Written by this process.
+    events: AtomicU64,
     is_pointless: AtomicBool,
 }
 
@@ -350,7 +362,9 @@ impl Caller {
         match &told {
             Told::Done { .. } => {
                 for written in &append.streams {
-                    self.at(written.stream, written.expected + written.events.len() as u64);
+                    let events = written.events.len() as u64;
+                    self.at(written.stream, written.expected + events);
+                    self.shared.events.fetch_add(events, Ordering::Relaxed);
                 }
                 if self.done.len() == REMEMBERED {
                     self.done.remove(0);

@@ -13,6 +13,7 @@ use secrecy::{ExposeSecret, SecretString};
 use sqlx::migrate::{Migrate, MigrateError, Migrator};
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgListener, PgPool, PgPoolOptions};
 use sqlx::{ConnectOptions, Connection, Executor};
+use time::OffsetDateTime;
 use tokio::sync::watch;
 
 use annals_domain::registry;
@@ -33,6 +34,9 @@ const TRUSTED_IDLE: Duration = Duration::from_millis(500);
 
 /// How long [`Database::close`] waits for lent connections to come home.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long a lost session may take to end before the connection in its place is given up.
+const END_SESSION_TIMEOUT: Duration = Duration::from_secs(3);
 
 static LOG_MIGRATIONS: Migrator = unlocked(sqlx::migrate!("../migrations/log"));
 static VIEW_MIGRATIONS: Migrator = unlocked(sqlx::migrate!("../migrations/view"));
@@ -70,6 +74,19 @@ select current_setting('server_version_num')::int,
        pg_is_in_recovery()";
 
 const APPLICATION_ROLE_IN_USE: &str = "select current_user = 'annals_app'";
+
+/// Tells a session from a later one that was given the same process number.
+const THIS_SESSION: &str = "
+select pid, backend_start
+  from pg_catalog.pg_stat_activity
+ where pid = pg_backend_pid()";
+
+/// Waits for its end; none where it has ended already.
+const END_SESSION: &str = "
+select pg_terminate_backend(pid, $3)
+  from pg_catalog.pg_stat_activity
+ where pid = $1
+   and backend_start = $2";
 
 const TAKE_MIGRATION_LOCK: &str = "select pg_advisory_lock($1, $2)";
 
@@ -337,6 +354,13 @@ pub struct Migrated {
     pub application_role: bool,
 }
 
+/// A session of the server, by which it can be ended from another one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Session {
+    pid: i32,
+    since: OffsetDateTime,
+}
+
 /// One PostgreSQL database: a bounded pool, dedicated connections beside it, and migrations. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Database {
@@ -547,6 +571,28 @@ impl Database {
     /// What connecting gives; [`sqlx::Error::PoolTimedOut`] after [`DatabaseOptions::acquire_timeout`].
     pub async fn connect_dedicated(&self, timeouts: Timeouts) -> Result<PgConnection, sqlx::Error> {
         self.dedicated(timeouts, self.inner.options.role).await
+    }
+
+    /// One connection outside the pool, as [`Database::connect_dedicated`] makes it, in the place of one that was lost.
+    /// Once there is one, the session `former` has ended: nothing that was sent to it is carried out any more, however
+    /// late it arrives. Where the role may not end it, that is left to the network.
+    pub(crate) async fn connect_replacing(
+        &self,
+        timeouts: Timeouts,
+        former: Option<Session>,
+    ) -> Result<(PgConnection, Session), sqlx::Error> {
+        tokio::time::timeout(self.inner.options.acquire_timeout, async {
+            let mut connection = self.inner.connect.connect().await?;
+            // Before a role is taken that may end nobody's session.
+            let (pid, since) = sqlx::query_as(THIS_SESSION).fetch_one(&mut connection).await?;
+            if let Some(former) = former {
+                end_session(&mut connection, former).await?;
+            }
+            settle(&mut connection, timeouts, self.inner.options.role).await?;
+            Ok((connection, Session { pid, since }))
+        })
+        .await
+        .unwrap_or(Err(sqlx::Error::PoolTimedOut))
     }
 
     async fn dedicated(&self, timeouts: Timeouts, role: DatabaseRole) -> Result<PgConnection, sqlx::Error> {
@@ -786,6 +832,25 @@ fn pool_options(options: &DatabaseOptions, timeouts: Timeouts, renewal: &Renewal
             })
         })
         .after_connect(move |connection, _| Box::pin(settle(connection, timeouts, role)))
+}
+
+async fn end_session(connection: &mut PgConnection, former: Session) -> Result<(), sqlx::Error> {
+    let patience_ms = i64::try_from(END_SESSION_TIMEOUT.as_millis()).unwrap_or(i64::MAX);
+    let ended = sqlx::query_scalar::<_, bool>(END_SESSION)
+        .bind(former.pid)
+        .bind(former.since)
+        .bind(patience_ms)
+        .fetch_optional(connection)
+        .await;
+    match ended {
+        Ok(None | Some(true)) => Ok(()),
+        Ok(Some(false)) => Err(sqlx::Error::PoolTimedOut),
+        Err(sqlx::Error::Database(error)) if error.code().is_some_and(|code| code == "42501") => {
+            tracing::warn!(pid = former.pid, "the former session may not be ended by this role");
+            Ok(())
+        }
+        Err(error) => Err(error),
+    }
 }
 
 async fn settle(connection: &mut PgConnection, timeouts: Timeouts, role: DatabaseRole) -> Result<(), sqlx::Error> {

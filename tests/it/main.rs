@@ -21,6 +21,7 @@ mod durability;
 mod embedded;
 mod eventstore;
 mod failover;
+mod faults;
 mod field;
 mod freshness;
 mod golden;

@@ -4,7 +4,9 @@
 //! written the next one gathers. A command that was accepted is carried out whether or not its caller waits.
 //!
 //! When the connection is lost under a batch, nobody knows whether it was committed. The same batch is then sent
-//! again: the append function knows commands that it has carried out by their ids and repeats its answer.
+//! again: the append function knows commands that it has carried out by their ids and repeats its answer. The session
+//! of the lost connection is ended first, or what was sent over it might arrive after a refusal that was given here,
+//! and be carried out when nothing stands in its way any more.
 
 mod call;
 
@@ -20,7 +22,7 @@ use uuid::Uuid;
 
 use crate::admission::{self, Bounds};
 use crate::append::{AppendError, Appended};
-use crate::database::{Database, Timeouts};
+use crate::database::{Database, Session, Timeouts};
 use crate::error::{StoreError, is_lost_connection};
 use crate::position::Position;
 use crate::prepare::Prepared;
@@ -117,6 +119,7 @@ impl WriterHandle {
             waiting: VecDeque::new(),
             connection: None,
             undelivered: None,
+            session: None,
             closing: closing.clone(),
         };
         // Ends `close` even if the writer should panic.
@@ -164,6 +167,8 @@ struct Writer {
     connection: Option<PgConnection>,
     /// The last batch, carried out but not answered yet.
     undelivered: Option<(Attempt, Vec<Answer>)>,
+    /// Of the connection, or of the one that was lost.
+    session: Option<Session>,
     closing: CancellationToken,
 }
 
@@ -346,9 +351,10 @@ impl Writer {
     async fn connect(&mut self, give_up: Instant) -> Result<(), StoreError> {
         let mut pause = FIRST_PAUSE;
         while self.connection.is_none() {
-            match self.database.connect_dedicated(Timeouts::APPEND).await {
-                Ok(connection) => {
+            match self.database.connect_replacing(Timeouts::APPEND, self.session).await {
+                Ok((connection, session)) => {
                     self.connection = Some(connection);
+                    self.session = Some(session);
                     // A crash before this connection, of which it says nothing, may have lost keys. Once for each
                     // connection: what waits is replanted with its first batch, what comes later is sealed anew.
                     self.vault.distrust_keys();

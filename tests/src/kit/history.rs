@@ -231,7 +231,8 @@ pub fn read(path: &Path, mut take: impl FnMut(Line) -> io::Result<()>) -> io::Re
         if text == b"\n" {
             continue;
         }
-        match serde_json::from_slice(&text) {
+        // Without its end, which within a torn text would be an error of another kind.
+        match serde_json::from_slice(text.trim_ascii_end()) {
             Ok(line) => take(line)?,
             Err(error) if error.is_eof() => {}
             Err(error) => {

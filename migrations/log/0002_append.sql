@@ -148,6 +148,7 @@ declare
     v_event     integer   := 0;
     v_head      bigint;
     v_position  bigint;
+    v_written   bigint;
     v_hash      bytea;
     v_time      timestamptz;
     v_micros    bytea;
@@ -363,6 +364,12 @@ begin
                 unnest(metadatas) as metadata, unnest(leaf_hashes) as leaf_hash, unnest(v_hashes) as entry_hash
         ) e
         where e.position is not null;
+        get diagnostics v_written = row_count;
+
+        if v_written <> v_position - v_head then
+            raise exception 'of % events % were written: something on log.events is in the way',
+                v_position - v_head, v_written;
+        end if;
 
         if 0 = any(stream_expected) then
             insert into log.streams (aggregate_type, aggregate_id, version, first_position, last_position)
@@ -587,6 +594,9 @@ begin
             p_aggregate_types[i], p_aggregate_ids[i], p_event_types[i], p_event_versions[i], p_actor,
             p_payloads[i]::json, p_metadatas[i]::json, p_leaf_hashes[i], v_hash
         );
+        if not found then
+            raise exception 'an event was not written: something on log.events is in the way';
+        end if;
     end loop;
 
     for i in 1 .. v_streams loop

@@ -18,7 +18,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 /// By what a connection is known to be the writer's: it prepares the statement that appends.
-const APPENDS: &[u8] = b"log.append(";
+const APPENDS: &[u8] = b"log.append";
 
 /// The longest message that is believed to be one, in bytes.
 const LONGEST_MESSAGE: usize = 256 << 20;

@@ -28,18 +28,18 @@ const TAKE_LOG_IN_TRANSACTION: &str = "select pg_advisory_xact_lock(1634627169, 
 const APPENDING: &str = "
     select pid
     from pg_stat_activity
-    where datname = current_database() and state = 'active' and query like '%log.append(%' and pid <> pg_backend_pid()
+    where datname = current_database() and state = 'active' and query like '%log.append%' and pid <> pg_backend_pid()
     limit 1
 ";
 const CANCEL_APPENDING: &str = "
     select count(pg_cancel_backend(pid))
     from pg_stat_activity
-    where datname = current_database() and state = 'active' and query like '%log.append(%' and pid <> pg_backend_pid()
+    where datname = current_database() and state = 'active' and query like '%log.append%' and pid <> pg_backend_pid()
 ";
 const TERMINATE_APPENDING: &str = "
     select count(pg_terminate_backend(pid))
     from pg_stat_activity
-    where datname = current_database() and state = 'active' and query like '%log.append(%' and pid <> pg_backend_pid()
+    where datname = current_database() and state = 'active' and query like '%log.append%' and pid <> pg_backend_pid()
 ";
 const SOMEBODY_WAITS_FOR_STREAMS: &str = "
     select exists (select from pg_locks where relation = 'log.streams'::regclass and not granted)

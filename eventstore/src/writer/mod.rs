@@ -14,7 +14,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use sqlx::{Connection, PgConnection};
+use sqlx::{Connection, Executor, PgConnection};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -35,6 +35,8 @@ const MOST_YIELDS: usize = 8;
 /// So many waiting commands are sent without waiting for those whose callers have yet to hear of the last batch: the
 /// database and the callers then work at the same time. Fewer would make batches too small to be worth it.
 const PIPELINED_COMMANDS: usize = 48;
+/// After so many batches, and then whenever their number has doubled, the database makes its plans anew.
+const FIRST_NEW_PLANS: u64 = 32;
 /// How often a batch is repeated after the database gave it up by itself.
 const MOST_ROLLBACKS: usize = 3;
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
@@ -119,6 +121,7 @@ impl WriterHandle {
             waiting: VecDeque::new(),
             connection: None,
             undelivered: None,
+            carried: 0,
             session: None,
             closing: closing.clone(),
         };
@@ -167,6 +170,8 @@ struct Writer {
     connection: Option<PgConnection>,
     /// The last batch, carried out but not answered yet.
     undelivered: Option<(Attempt, Vec<Answer>)>,
+    /// Batches that the connection has carried.
+    carried: u64,
     /// Of the connection, or of the one that was lost.
     session: Option<Session>,
     closing: CancellationToken,
@@ -354,6 +359,7 @@ impl Writer {
             match self.database.connect_replacing(Timeouts::APPEND, self.session).await {
                 Ok((connection, session)) => {
                     self.connection = Some(connection);
+                    self.carried = 0;
                     self.session = Some(session);
                     // A crash before this connection, of which it says nothing, may have lost keys. Once for each
                     // connection: what waits is replanted with its first batch, what comes later is sealed anew.
@@ -440,6 +446,15 @@ impl Writer {
         let Some(connection) = &mut self.connection else {
             return Sent::Lost(sqlx::Error::PoolClosed);
         };
+        // The plans of the append functions are made once, and those that suit a log of a few streams read whole indexes
+        // of a log that has grown since.
+        self.carried += 1;
+        if self.carried >= FIRST_NEW_PLANS
+            && self.carried.is_power_of_two()
+            && let Err(error) = connection.execute("discard plans").await
+        {
+            return Sent::Failed(error);
+        }
         let answered = tokio::time::timeout(self.options.answer_within, call::append(connection, batch));
         let deliver_last = async {
             if let Some((attempt, answers)) = self.undelivered.take() {

@@ -34,7 +34,7 @@ const RELOAD: &str = "select pg_reload_conf()";
 const FUNCTION: &str = "
     select coalesce(sum(calls), 0)::bigint, coalesce(sum(total_time), 0)::float8
     from pg_stat_user_functions
-    where schemaname = 'log' and funcname = 'append'
+    where schemaname = 'log' and funcname in ('append', 'append_single')
 ";
 
 const VERSION: &str = "select current_setting('server_version_num')::integer";

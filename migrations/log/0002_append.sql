@@ -67,15 +67,14 @@ create type log.answer as (
 -- Appends a batch of commands, in their order, in one transaction. Every command is judged against the log as it was
 -- before the batch; the caller sees to it that no command of a batch depends on what another one of it writes.
 --
--- Commands are numbered from 1 in the order of command_ids; event_counts says how many of the events, which come in
--- the order of their commands, belong to each. A stream without first_event is only read: a version condition.
+-- Commands are numbered from 1 in the order of command_ids; event_commands says which one each event belongs to, in the
+-- order of commands. A stream without first_event is only read: a version condition.
 -- claim_changes are 'take', 'check' (a take that the same command undoes), 'release' and 'release_all'. schema_...
 -- name each kind of event of the call once, with the number of the first event that is of it.
 --
 -- Lists are taken apart by unnest in the select list: in the from list each would be copied to a store of its own.
 create function log.append(
     command_ids      uuid[],
-    event_counts     integer[],
     principals       text[],
     idempotency_keys text[],
     request_hashes   bytea[],
@@ -145,7 +144,10 @@ declare
     v_positions bigint[]  := array_fill(null::bigint, array[cardinality(event_ids)]);
     v_hashes    bytea[]   := array_fill(null::bytea, array[cardinality(event_ids)]);
     v_accepted  integer   := v_commands;
-    v_event     integer   := 0;
+    v_number    integer   := 0;
+    v_command   integer;
+    v_last      integer   := 0;
+    v_leaf      bytea;
     v_head      bigint;
     v_position  bigint;
     v_written   bigint;
@@ -223,29 +225,41 @@ begin
         end loop;
     end if;
 
-    for r in
-        select distinct on (e.command) e.command, e.item
+    if exists (
+        select
         from (
             select unnest(schema_aggregates) as aggregate_type, unnest(schema_types) as event_type,
                 unnest(schema_versions) as event_version
         ) k
-        left join log.event_schemas s on s.aggregate_type = k.aggregate_type and s.event_type = k.event_type
-            and s.event_version = k.event_version and s.retired_at is null
-        cross join lateral (
-            select event_commands[i] as command, i as item
-            from generate_subscripts(event_commands, 1) i
-            where aggregate_types[i] = k.aggregate_type and event_types[i] = k.event_type
-                and event_versions[i] = k.event_version
-        ) e
-        where s.event_type is null
-        order by e.command, e.item
-    loop
-        continue when not v_ok[r.command];
-        v_ok[r.command] := false;
-        v_accepted := v_accepted - 1;
-        v_outcomes[r.command] := 'unregistered';
-        v_items[r.command] := r.item;
-    end loop;
+        where not exists (
+            select
+            from log.event_schemas s
+            where s.aggregate_type = k.aggregate_type and s.event_type = k.event_type
+                and s.event_version = k.event_version and s.retired_at is null
+        )
+    ) then
+        for r in
+            select distinct on (e.command) e.command, e.item
+            from (
+                select unnest(event_commands) as command, unnest(aggregate_types) as aggregate_type,
+                    unnest(event_types) as event_type, unnest(event_versions) as event_version,
+                    generate_subscripts(event_commands, 1) as item
+            ) e
+            where not exists (
+                select
+                from log.event_schemas s
+                where s.aggregate_type = e.aggregate_type and s.event_type = e.event_type
+                    and s.event_version = e.event_version and s.retired_at is null
+            )
+            order by e.command, e.item
+        loop
+            continue when not v_ok[r.command];
+            v_ok[r.command] := false;
+            v_accepted := v_accepted - 1;
+            v_outcomes[r.command] := 'unregistered';
+            v_items[r.command] := r.item;
+        end loop;
+    end if;
 
     for r in
         select distinct on (s.command) s.command, s.item, coalesce(t.version, 0) as actual
@@ -329,20 +343,21 @@ begin
 
         v_position := v_head;
 
-        for v_command in 1 .. v_commands loop
-            if v_ok[v_command] then
-                v_firsts[v_command] := v_position + 1;
-                for v_number in v_event + 1 .. v_event + event_counts[v_command] loop
-                    v_position := v_position + 1;
-                    v_hash := sha256(v_hash || leaf_hashes[v_number] || int8send(v_position) || v_micros);
-                    v_positions[v_number] := v_position;
-                    v_hashes[v_number] := v_hash;
-                end loop;
-                v_lasts[v_command] := v_position;
-                v_entries[v_command] := v_hash;
+        foreach v_leaf in array leaf_hashes loop
+            v_number := v_number + 1;
+            v_command := event_commands[v_number];
+            continue when not v_ok[v_command];
+            v_position := v_position + 1;
+            v_hash := sha256(v_hash || v_leaf || int8send(v_position) || v_micros);
+            v_positions[v_number] := v_position;
+            v_hashes[v_number] := v_hash;
+            if v_command <> v_last then
+                v_last := v_command;
+                v_firsts[v_command] := v_position;
                 v_times[v_command] := v_time;
             end if;
-            v_event := v_event + event_counts[v_command];
+            v_lasts[v_command] := v_position;
+            v_entries[v_command] := v_hash;
         end loop;
 
         -- Lets the triggers pass, until it is taken back below; an error takes it back with everything else.

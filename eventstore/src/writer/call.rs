@@ -17,7 +17,7 @@ const APPEND: &str = "
         scopes
     from log.append(
         $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19,
-        $20, $21, $22, $23, $24, $25, $26, $27, $28, $29, $30, $31, $32, $33, $34, $35, $36, $37
+        $20, $21, $22, $23, $24, $25, $26, $27, $28, $29, $30, $31, $32, $33, $34, $35, $36
     )
 ";
 
@@ -180,7 +180,6 @@ async fn append_batch(connection: &mut PgConnection, batch: &[Request]) -> Resul
 
     let row = sqlx::query(APPEND)
         .bind(column(commands, |command| command.command_id))
-        .bind(column(commands, |command| number(command.events.len())))
         .bind(column(commands, |command| {
             command.idempotency.as_ref().map(|key| key.principal.as_str())
         }))

@@ -1,7 +1,8 @@
-//! The one task of a process that writes the log.
+//! What writes the log, one for each process.
 //!
 //! Commands wait in a bounded queue. An idle writer takes what is there and writes at once; while a batch is being
-//! written the next one gathers. A command that was accepted is carried out whether or not its caller waits.
+//! written the next one gathers, and is sent over a second connection once it is large: the server then reads it while
+//! the first one holds the log's lock. Which of two batches comes first is decided by that lock. A command that was accepted is carried out whether or not its caller waits.
 //!
 //! When the connection is lost under a batch, nobody knows whether it was committed. The same batch is then sent
 //! again: the append function knows commands that it has carried out by their ids and repeats its answer. The session
@@ -15,7 +16,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sqlx::{Connection, Executor, PgConnection};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Mutex, mpsc, oneshot, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -32,9 +33,11 @@ use crate::vault::{SubjectKey, Vault};
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 /// Callers that were just answered get this many chances to come back before the next batch is closed.
 const MOST_YIELDS: usize = 8;
-/// So many waiting commands are sent without waiting for those whose callers have yet to hear of the last batch: the
-/// database and the callers then work at the same time. Fewer would make batches too small to be worth it.
-const PIPELINED_COMMANDS: usize = 48;
+/// So many waiting commands are sent while another batch is on its way. Fewer wait for its end and are joined by others:
+/// small batches cost more than they hide.
+const PIPELINED_COMMANDS: usize = 32;
+/// The longest that they wait for it: a batch whose connection hangs must not hold up another connection.
+const PIPELINE_PATIENCE: Duration = Duration::from_millis(20);
 /// After so many batches, and then whenever their number has doubled, the database makes its plans anew.
 const FIRST_NEW_PLANS: u64 = 32;
 /// How often a batch is repeated after the database gave it up by itself.
@@ -51,6 +54,9 @@ pub struct WriterOptions {
     pub batch_commands: usize,
     /// The most bytes of payload of one batch, unless a single command has more.
     pub batch_bytes: usize,
+    /// Connections that carry batches: at least 1. With a second one the next batch is on its way, and read by the
+    /// server, while the last one still holds the log's lock; more have nothing to add.
+    pub connections: usize,
     /// How long to try for a connection before commands are refused.
     pub connect_within: Duration,
     /// How long to try to find out what became of a batch whose connection was lost.
@@ -65,6 +71,7 @@ impl Default for WriterOptions {
             queue_commands: 1024,
             batch_commands: 256,
             batch_bytes: 1 << 20,
+            connections: 2,
             connect_within: Duration::from_secs(5),
             resolve_within: Duration::from_secs(20),
             answer_within: Duration::from_secs(15),
@@ -112,25 +119,34 @@ impl WriterHandle {
     ) -> Self {
         let (sender, requests) = mpsc::channel(options.queue_commands.max(1));
         let (closing, closed) = (CancellationToken::new(), CancellationToken::new());
-        let writer = Writer {
+        let lanes = options.connections.max(1);
+        let shared = Arc::new(Shared {
+            queue: Mutex::new(Queue {
+                requests,
+                waiting: VecDeque::new(),
+            }),
+            in_flight: watch::Sender::new(0),
             database,
             vault,
             options,
             head,
-            requests,
-            waiting: VecDeque::new(),
-            connection: None,
-            undelivered: None,
-            carried: 0,
-            session: None,
             closing: closing.clone(),
-        };
-        // Ends `close` even if the writer should panic.
-        let ended = closed.clone().drop_guard();
-        tokio::spawn(async move {
-            writer.run().await;
-            drop(ended);
         });
+        // Ends `close` even if a lane should panic.
+        let ended = Arc::new(closed.clone().drop_guard());
+        for _ in 0..lanes {
+            let lane = Lane {
+                shared: Arc::clone(&shared),
+                connection: None,
+                carried: 0,
+                session: None,
+            };
+            let ended = Arc::clone(&ended);
+            tokio::spawn(async move {
+                lane.run().await;
+                drop(ended);
+            });
+        }
         Self {
             requests: sender,
             closing,
@@ -160,21 +176,48 @@ impl WriterHandle {
     }
 }
 
-struct Writer {
+/// What the lanes of a writer have in common.
+struct Shared {
+    queue: Mutex<Queue>,
+    /// Batches on their way.
+    in_flight: watch::Sender<usize>,
     database: Database,
     vault: Vault,
     options: WriterOptions,
     head: Arc<watch::Sender<Position>>,
+    closing: CancellationToken,
+}
+
+/// Commands that no lane has taken yet.
+struct Queue {
     requests: mpsc::Receiver<Request>,
     waiting: VecDeque<Request>,
+}
+
+/// Counts as a batch on its way until dropped.
+struct InFlight<'a>(&'a watch::Sender<usize>);
+
+impl<'a> InFlight<'a> {
+    fn begin(count: &'a watch::Sender<usize>) -> Self {
+        count.send_modify(|count| *count += 1);
+        Self(count)
+    }
+}
+
+impl Drop for InFlight<'_> {
+    fn drop(&mut self) {
+        self.0.send_modify(|count| *count -= 1);
+    }
+}
+
+/// One connection of the writer: takes a batch, carries it out, answers it, takes the next.
+struct Lane {
+    shared: Arc<Shared>,
     connection: Option<PgConnection>,
-    /// The last batch, carried out but not answered yet.
-    undelivered: Option<(Attempt, Vec<Answer>)>,
     /// Batches that the connection has carried.
     carried: u64,
     /// Of the connection, or of the one that was lost.
     session: Option<Session>,
-    closing: CancellationToken,
 }
 
 /// What came of sending a batch.
@@ -186,44 +229,43 @@ enum Sent {
     Failed(sqlx::Error),
 }
 
-impl Writer {
-    async fn run(mut self) {
-        while self.gather().await {
-            let batch = self.next_batch();
-            self.commit(batch).await;
-        }
-        self.deliver_last();
-        if let Some(connection) = self.connection.take() {
-            // Everything is answered; how the session ends does not matter.
-            let _ = connection.close().await;
-        }
-    }
-
-    /// Waits for work. False when there will be no more.
-    async fn gather(&mut self) -> bool {
-        self.take_requests();
-        if self.waiting.len() >= PIPELINED_COMMANDS {
-            // Enough for the database to go on at once; those that it has answered are told meanwhile.
-            return true;
-        }
-        self.deliver_last();
-        if self.closing.is_cancelled() {
+impl Queue {
+    /// Waits for a batch. None when there will be no more.
+    async fn next_batch(&mut self, shared: &Shared) -> Option<Vec<Request>> {
+        if shared.closing.is_cancelled() {
             self.requests.close();
         }
         if self.waiting.is_empty() {
             let first = tokio::select! {
                 biased;
                 first = self.requests.recv() => first,
-                () = self.closing.cancelled(), if !self.requests.is_closed() => {
+                () = shared.closing.cancelled(), if !self.requests.is_closed() => {
                     self.requests.close();
                     self.requests.recv().await
                 }
             };
-            match first {
-                Some(request) => self.waiting.push_back(request),
-                None => return false,
-            }
+            self.waiting.push_back(first?);
         }
+        self.take_requests(&shared.options);
+        let mut in_flight = shared.in_flight.subscribe();
+        let patience = tokio::time::sleep(PIPELINE_PATIENCE);
+        tokio::pin!(patience);
+        while self.waiting.len() < PIPELINED_COMMANDS && *in_flight.borrow_and_update() > 0 {
+            tokio::select! {
+                biased;
+                another = self.requests.recv(), if !self.requests.is_closed() => self.waiting.extend(another),
+                // It never fails: the sender lives as long as this lane.
+                _ = in_flight.changed() => {}
+                () = &mut patience => break,
+            }
+            self.take_requests(&shared.options);
+        }
+        self.await_company(&shared.options).await;
+        Some(self.choose(&shared.options))
+    }
+
+    /// Gives callers that were just answered the chance to come back.
+    async fn await_company(&mut self, options: &WriterOptions) {
         let mut seen = self.requests.len();
         for _ in 0..MOST_YIELDS {
             tokio::task::yield_now().await;
@@ -233,13 +275,12 @@ impl Writer {
             }
             seen = now;
         }
-        self.take_requests();
-        true
+        self.take_requests(options);
     }
 
     /// What waits here for the next batch counts against the queue's bound as what waits there does.
-    fn take_requests(&mut self) {
-        while self.waiting.len() < self.options.queue_commands.max(1) {
+    fn take_requests(&mut self, options: &WriterOptions) {
+        while self.waiting.len() < options.queue_commands.max(1) {
             match self.requests.try_recv() {
                 Ok(request) => self.waiting.push_back(request),
                 Err(_) => break,
@@ -247,16 +288,10 @@ impl Writer {
         }
     }
 
-    fn deliver_last(&mut self) {
-        if let Some((attempt, answers)) = self.undelivered.take() {
-            deliver(attempt, answers, &self.head);
-        }
-    }
-
-    fn next_batch(&mut self) -> Vec<Request> {
+    fn choose(&mut self, options: &WriterOptions) -> Vec<Request> {
         let bounds = Bounds {
-            commands: self.options.batch_commands.max(1),
-            bytes: self.options.batch_bytes,
+            commands: options.batch_commands.max(1),
+            bytes: options.batch_bytes,
         };
         let waiting = self
             .waiting
@@ -268,6 +303,28 @@ impl Writer {
             .partition::<Vec<_>, _>(|_| chosen.next().unwrap_or(false));
         self.waiting = rest.into();
         batch
+    }
+}
+
+impl Lane {
+    async fn run(mut self) {
+        let shared = Arc::clone(&self.shared);
+        loop {
+            let (batch, in_flight) = {
+                let mut queue = shared.queue.lock().await;
+                let Some(batch) = queue.next_batch(&shared).await else {
+                    break;
+                };
+                // Before the queue is free again, so that the other lane sees it.
+                (batch, InFlight::begin(&shared.in_flight))
+            };
+            self.commit(batch).await;
+            drop(in_flight);
+        }
+        if let Some(connection) = self.connection.take() {
+            // Everything is answered; how the session ends does not matter.
+            let _ = connection.close().await;
+        }
     }
 
     /// Sees to it that every command of the batch is answered.
@@ -288,11 +345,8 @@ impl Writer {
     async fn attempt(&mut self, mut attempt: Attempt) -> Option<Attempt> {
         let mut rollbacks = 0;
         let mut pause = Duration::ZERO;
-        let mut give_up = Instant::now() + self.options.connect_within;
+        let mut give_up = Instant::now() + self.shared.options.connect_within;
         loop {
-            if self.connection.is_none() {
-                self.deliver_last(); // connecting may take long
-            }
             if let Err(error) = self.connect(give_up).await {
                 self.refuse_all(attempt, error);
                 return None;
@@ -304,15 +358,14 @@ impl Writer {
             };
             let error = match sent {
                 Sent::Answered(answers) => {
-                    // Delivered when the next batch is on its way, or there is none.
-                    self.undelivered = Some((attempt, answers));
+                    deliver(attempt, answers, &self.shared.head);
                     return None;
                 }
                 Sent::Lost(error) => {
                     self.disconnect(&error);
                     if !attempt.in_doubt {
                         attempt.in_doubt = true;
-                        give_up = Instant::now() + self.options.resolve_within;
+                        give_up = Instant::now() + self.shared.options.resolve_within;
                     }
                     error
                 }
@@ -356,14 +409,19 @@ impl Writer {
     async fn connect(&mut self, give_up: Instant) -> Result<(), StoreError> {
         let mut pause = FIRST_PAUSE;
         while self.connection.is_none() {
-            match self.database.connect_replacing(Timeouts::APPEND, self.session).await {
+            match self
+                .shared
+                .database
+                .connect_replacing(Timeouts::APPEND, self.session)
+                .await
+            {
                 Ok((connection, session)) => {
                     self.connection = Some(connection);
                     self.carried = 0;
                     self.session = Some(session);
                     // A crash before this connection, of which it says nothing, may have lost keys. Once for each
                     // connection: what waits is replanted with its first batch, what comes later is sealed anew.
-                    self.vault.distrust_keys();
+                    self.shared.vault.distrust_keys();
                 }
                 Err(error) if Instant::now() + pause >= give_up => return Err(error.into()),
                 Err(error) => {
@@ -385,7 +443,7 @@ impl Writer {
             "the log's writer lost its connection"
         );
         self.connection = None;
-        self.vault.distrust_keys();
+        self.shared.vault.distrust_keys();
     }
 
     /// Nobody can connect, so those that wait behind the batch need not try.
@@ -393,17 +451,20 @@ impl Writer {
         tracing::error!(error = &error as &dyn std::error::Error, "the log cannot be reached");
         let error = Arc::new(error);
         attempt.answer(&error);
-        while let Ok(request) = self.requests.try_recv() {
-            self.waiting.push_back(request);
+        // Where another lane has the queue, it finds out by itself.
+        if let Ok(mut queue) = self.shared.queue.try_lock() {
+            while let Ok(request) = queue.requests.try_recv() {
+                queue.waiting.push_back(request);
+            }
+            let batch = queue.waiting.drain(..).collect();
+            Attempt { batch, in_doubt: false }.answer(&error);
         }
-        let batch = self.waiting.drain(..).collect();
-        Attempt { batch, in_doubt: false }.answer(&error);
     }
 
     /// Puts back the keys that commands were sealed with before the connection was made, and refuses commands
     /// whose keys are no longer the stored ones: what they would write could never be opened.
     async fn replant(&mut self, attempt: &mut Attempt) -> Result<(), sqlx::Error> {
-        let generation = self.vault.generation();
+        let generation = self.shared.vault.generation();
         let stale = |request: &Request| request.prepared.generation != generation && !request.prepared.keys.is_empty();
         let keys: Vec<(Uuid, SubjectKey)> = attempt
             .batch
@@ -418,7 +479,7 @@ impl Writer {
         if keys.is_empty() {
             return Ok(());
         }
-        let stored = self.vault.replant(connection, &keys).await?;
+        let stored = self.shared.vault.replant(connection, &keys).await?;
         let (mut good, mut spoiled) = (Vec::new(), Vec::new());
         for mut request in std::mem::take(&mut attempt.batch) {
             let prepared = &mut request.prepared;
@@ -455,15 +516,8 @@ impl Writer {
         {
             return Sent::Failed(error);
         }
-        let answered = tokio::time::timeout(self.options.answer_within, call::append(connection, batch));
-        let deliver_last = async {
-            if let Some((attempt, answers)) = self.undelivered.take() {
-                deliver(attempt, answers, &self.head);
-            }
-        };
-        // In this order: the batch is sent first, and the last one's callers are woken while the database works.
-        let (answered, ()) = tokio::join!(biased; answered, deliver_last);
-        match answered {
+        let answered = tokio::time::timeout(self.shared.options.answer_within, call::append(connection, batch));
+        match answered.await {
             Ok(Ok(answers)) => Sent::Answered(answers),
             Ok(Err(error)) if is_lost_connection(&error) => Sent::Lost(error),
             Ok(Err(error)) => Sent::Failed(error),

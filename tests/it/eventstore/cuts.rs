@@ -21,7 +21,7 @@ struct Proxied {
 
 impl Proxied {
     async fn new() -> Self {
-        Self::with_options(WriterOptions::default()).await
+        Self::with_options(one_lane()).await
     }
 
     async fn with_options(options: WriterOptions) -> Self {
@@ -233,7 +233,7 @@ async fn a_lost_notification_delays_and_hides_nothing() {
 async fn an_answer_that_does_not_come_is_asked_for_again() {
     let proxied = Proxied::with_options(WriterOptions {
         answer_within: Duration::from_millis(300),
-        ..WriterOptions::default()
+        ..one_lane()
     })
     .await;
     proxied.store.append(created(new_content())).await.unwrap();
@@ -252,7 +252,7 @@ async fn an_answer_that_does_not_come_is_asked_for_again() {
 async fn what_was_refused_on_its_repetition_is_not_carried_out_when_the_first_sending_arrives_late() {
     let proxied = Proxied::with_options(WriterOptions {
         answer_within: Duration::from_millis(300),
-        ..WriterOptions::default()
+        ..one_lane()
     })
     .await;
     proxied.store.append(created(new_content())).await.unwrap();

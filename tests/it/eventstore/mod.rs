@@ -44,7 +44,7 @@ struct TestLog {
 
 impl TestLog {
     async fn new() -> Self {
-        Self::with_options(WriterOptions::default()).await
+        Self::with_options(one_lane()).await
     }
 
     async fn with_options(options: WriterOptions) -> Self {
@@ -55,7 +55,7 @@ impl TestLog {
 
     /// Another process on the same log, as far as the log can tell.
     async fn another(&self) -> EventStore {
-        start(&self.test, WriterOptions::default()).await
+        start(&self.test, one_lane()).await
     }
 
     /// Keeps every append waiting until given back.
@@ -155,6 +155,14 @@ impl HeldLock {
 
 fn master_key() -> MasterKey {
     MasterKey::from_bytes([7; 32])
+}
+
+/// One batch at a time, so that a test knows what is in it.
+fn one_lane() -> WriterOptions {
+    WriterOptions {
+        connections: 1,
+        ..WriterOptions::default()
+    }
 }
 
 async fn start(test: &TestDatabase, options: WriterOptions) -> EventStore {

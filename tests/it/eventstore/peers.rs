@@ -18,7 +18,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 const APPEND_PUBLISHED: &str = "
     select coalesce(outcomes[1], 'ok')
     from log.append(
-        array[$1], array[1], array[null::text], array[null::text], array[null::bytea],
+        array[$1], array[null::text], array[null::text], array[null::bytea],
         array['content'], array['content.published'], array['1'],
         array[1], array['content'], array[$2], array[$3::bigint], array[1], array[1],
         '{}', '{}', '{}',
@@ -462,7 +462,7 @@ async fn a_commit_of_unknown_outcome_that_is_retried_happens_once() {
         WriterOptions {
             connect_within: Duration::from_millis(100),
             resolve_within: Duration::from_millis(100),
-            ..WriterOptions::default()
+            ..one_lane()
         },
     );
     store.append(created(new_content())).await.unwrap();
@@ -492,7 +492,7 @@ async fn an_outage_under_listen_ends_with_the_outage() {
         .await
         .unwrap();
     let vault = Vault::open(&database, &master_key()).await.unwrap();
-    let store = EventStore::start(database, vault, WriterOptions::default());
+    let store = EventStore::start(database, vault, one_lane());
     let mut head = store.head_changes();
     let mut arrives = async |position: u64| {
         tokio::time::timeout(PATIENCE, head.wait_for(|head| head.get() >= position))

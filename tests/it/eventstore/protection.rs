@@ -95,7 +95,7 @@ async fn a_fixed_snapshot_may_not_append() {
     let mut superuser = log.test.superuser().await;
     let call = "begin isolation level repeatable read; select * from log.append(
         '{}','{}','{}','{}','{}','{}','{}','{}','{}','{}','{}','{}','{}','{}','{}','{}','{}','{}','{}','{}','{}',
-        '{}','{}','{}','{}','{}','{}','{}','{}','{}','{}','{}','{}','{}','{}','{}','{}')";
+        '{}','{}','{}','{}','{}','{}','{}','{}','{}','{}','{}','{}','{}','{}','{}')";
     let error = superuser.execute(call).await.unwrap_err();
     assert!(error.to_string().contains("read committed"), "{error}");
 }

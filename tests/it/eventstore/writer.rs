@@ -85,7 +85,7 @@ async fn a_database_that_cannot_be_reached_is_said_to_be_so() {
     let options = WriterOptions {
         connect_within: Duration::from_millis(200),
         resolve_within: Duration::from_millis(400),
-        ..WriterOptions::default()
+        ..one_lane()
     };
     let log = TestLog::with_options(options).await;
     let mut elsewhere = sqlx::ConnectOptions::connect(&log.test.connect_options().database("postgres"))
@@ -118,7 +118,7 @@ async fn a_database_that_cannot_be_reached_is_said_to_be_so() {
 async fn a_full_queue_says_when_to_come_back() {
     let log = TestLog::with_options(WriterOptions {
         queue_commands: 4,
-        ..WriterOptions::default()
+        ..one_lane()
     })
     .await;
     let lock = log.hold_lock().await;
@@ -202,4 +202,44 @@ async fn one_spoilt_command_does_not_spoil_its_batch() {
         "{:?}",
         answers[1]
     );
+}
+
+#[tokio::test]
+async fn a_large_batch_is_sent_while_another_one_waits_for_the_log() {
+    let log = TestLog::with_options(WriterOptions::default()).await;
+    let lock = log.hold_lock().await;
+    let first = tokio::spawn(append(&log.store, created(new_content())));
+    log.until_waiting(1).await;
+    let few: Vec<_> = (0..8)
+        .map(|_| tokio::spawn(append(&log.store, created(new_content()))))
+        .collect();
+    let many: Vec<_> = (0..64)
+        .map(|_| tokio::spawn(append(&log.store, created(new_content()))))
+        .collect();
+    // The second sending: enough are waiting for it, whatever becomes of the first.
+    log.until_waiting(2).await;
+    lock.give_back().await;
+    let mut positions = vec![first.await.unwrap().unwrap().last_position];
+    for answer in few.into_iter().chain(many) {
+        positions.push(answer.await.unwrap().unwrap().last_position);
+    }
+    positions.sort_unstable();
+    assert_eq!(positions, (1..=73).map(Position).collect::<Vec<_>>());
+    log.verify().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_hanging_connection_does_not_hold_up_the_other_one() {
+    let log = TestLog::with_options(WriterOptions::default()).await;
+    let node = new_content();
+    log.store.append(created(node)).await.unwrap();
+    let lock = log.hold_lock().await;
+    let stuck = tokio::spawn(append(&log.store, published(node, 1)));
+    log.until_waiting(1).await;
+    let next = tokio::spawn(append(&log.store, created(new_content())));
+    log.until_waiting(2).await;
+    lock.give_back().await;
+    stuck.await.unwrap().unwrap();
+    next.await.unwrap().unwrap();
+    assert_eq!(log.count("log.events").await, 3);
 }

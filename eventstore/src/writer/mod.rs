@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sqlx::{Connection, Executor, PgConnection};
-use tokio::sync::{Mutex, mpsc, oneshot, watch};
+use tokio::sync::{Mutex, Notify, mpsc, oneshot, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -36,8 +36,6 @@ const MOST_YIELDS: usize = 8;
 /// So many waiting commands are sent while another batch is on its way. Fewer wait for its end and are joined by others:
 /// small batches cost more than they hide.
 const PIPELINED_COMMANDS: usize = 32;
-/// The longest that they wait for it: a batch whose connection hangs must not hold up another connection.
-const PIPELINE_PATIENCE: Duration = Duration::from_millis(20);
 /// After so many batches, and then whenever their number has doubled, the database makes its plans anew.
 const FIRST_NEW_PLANS: u64 = 32;
 /// How often a batch is repeated after the database gave it up by itself.
@@ -69,7 +67,7 @@ impl Default for WriterOptions {
     fn default() -> Self {
         Self {
             queue_commands: 1024,
-            batch_commands: 256,
+            batch_commands: 128,
             batch_bytes: 1 << 20,
             connections: 2,
             connect_within: Duration::from_secs(5),
@@ -97,6 +95,7 @@ impl Request {
 #[derive(Debug, Clone)]
 pub(crate) struct WriterHandle {
     requests: mpsc::Sender<Request>,
+    plenty: Arc<Notify>,
     closing: CancellationToken,
     closed: CancellationToken,
 }
@@ -119,13 +118,13 @@ impl WriterHandle {
     ) -> Self {
         let (sender, requests) = mpsc::channel(options.queue_commands.max(1));
         let (closing, closed) = (CancellationToken::new(), CancellationToken::new());
-        let lanes = options.connections.max(1);
+        let (lanes, plenty) = (options.connections.max(1), Arc::new(Notify::new()));
         let shared = Arc::new(Shared {
             queue: Mutex::new(Queue {
                 requests,
                 waiting: VecDeque::new(),
             }),
-            in_flight: watch::Sender::new(0),
+            plenty: Arc::clone(&plenty),
             database,
             vault,
             options,
@@ -134,7 +133,7 @@ impl WriterHandle {
         });
         // Ends `close` even if a lane should panic.
         let ended = Arc::new(closed.clone().drop_guard());
-        for _ in 0..lanes {
+        for number in 0..lanes {
             let lane = Lane {
                 shared: Arc::clone(&shared),
                 connection: None,
@@ -143,12 +142,17 @@ impl WriterHandle {
             };
             let ended = Arc::clone(&ended);
             tokio::spawn(async move {
-                lane.run().await;
+                if number == 0 {
+                    lane.take_all().await;
+                } else {
+                    lane.take_plenty().await;
+                }
                 drop(ended);
             });
         }
         Self {
             requests: sender,
+            plenty,
             closing,
             closed,
         }
@@ -165,6 +169,9 @@ impl WriterHandle {
                 },
                 mpsc::error::TrySendError::Closed(_) => StoreError::Closed.into(),
             })?;
+        if self.requests.max_capacity() - self.requests.capacity() >= PIPELINED_COMMANDS {
+            self.plenty.notify_one();
+        }
         // Accepted, and then the writer vanished without a word: only a panic does that.
         answered.await.unwrap_or(Err(AppendError::OutcomeUnknown))
     }
@@ -179,8 +186,8 @@ impl WriterHandle {
 /// What the lanes of a writer have in common.
 struct Shared {
     queue: Mutex<Queue>,
-    /// Batches on their way.
-    in_flight: watch::Sender<usize>,
+    /// Told when [`PIPELINED_COMMANDS`] are waiting.
+    plenty: Arc<Notify>,
     database: Database,
     vault: Vault,
     options: WriterOptions,
@@ -192,22 +199,6 @@ struct Shared {
 struct Queue {
     requests: mpsc::Receiver<Request>,
     waiting: VecDeque<Request>,
-}
-
-/// Counts as a batch on its way until dropped.
-struct InFlight<'a>(&'a watch::Sender<usize>);
-
-impl<'a> InFlight<'a> {
-    fn begin(count: &'a watch::Sender<usize>) -> Self {
-        count.send_modify(|count| *count += 1);
-        Self(count)
-    }
-}
-
-impl Drop for InFlight<'_> {
-    fn drop(&mut self) {
-        self.0.send_modify(|count| *count -= 1);
-    }
 }
 
 /// One connection of the writer: takes a batch, carries it out, answers it, takes the next.
@@ -245,20 +236,6 @@ impl Queue {
                 }
             };
             self.waiting.push_back(first?);
-        }
-        self.take_requests(&shared.options);
-        let mut in_flight = shared.in_flight.subscribe();
-        let patience = tokio::time::sleep(PIPELINE_PATIENCE);
-        tokio::pin!(patience);
-        while self.waiting.len() < PIPELINED_COMMANDS && *in_flight.borrow_and_update() > 0 {
-            tokio::select! {
-                biased;
-                another = self.requests.recv(), if !self.requests.is_closed() => self.waiting.extend(another),
-                // It never fails: the sender lives as long as this lane.
-                _ = in_flight.changed() => {}
-                () = &mut patience => break,
-            }
-            self.take_requests(&shared.options);
         }
         self.await_company(&shared.options).await;
         Some(self.choose(&shared.options))
@@ -307,21 +284,44 @@ impl Queue {
 }
 
 impl Lane {
-    async fn run(mut self) {
+    /// Takes whatever waits, until there will be no more.
+    async fn take_all(mut self) {
         let shared = Arc::clone(&self.shared);
         loop {
-            let (batch, in_flight) = {
-                let mut queue = shared.queue.lock().await;
-                let Some(batch) = queue.next_batch(&shared).await else {
-                    break;
-                };
-                // Before the queue is free again, so that the other lane sees it.
-                (batch, InFlight::begin(&shared.in_flight))
+            let Some(batch) = shared.queue.lock().await.next_batch(&shared).await else {
+                break;
             };
             self.commit(batch).await;
-            drop(in_flight);
         }
-        if let Some(connection) = self.connection.take() {
+        self.hang_up().await;
+    }
+
+    /// Takes only what is plenty, while the first lane is under way with other commands.
+    async fn take_plenty(mut self) {
+        let shared = Arc::clone(&self.shared);
+        loop {
+            tokio::select! {
+                biased;
+                () = shared.closing.cancelled() => break,
+                () = shared.plenty.notified() => {}
+            }
+            loop {
+                // The first lane does not give the queue away while it waits for more itself.
+                let Ok(mut queue) = shared.queue.try_lock() else { break };
+                queue.take_requests(&shared.options);
+                if queue.waiting.len() < PIPELINED_COMMANDS {
+                    break;
+                }
+                let batch = queue.choose(&shared.options);
+                drop(queue);
+                self.commit(batch).await;
+            }
+        }
+        self.hang_up().await;
+    }
+
+    async fn hang_up(self) {
+        if let Some(connection) = self.connection {
             // Everything is answered; how the session ends does not matter.
             let _ = connection.close().await;
         }

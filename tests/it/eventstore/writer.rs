@@ -227,19 +227,3 @@ async fn a_large_batch_is_sent_while_another_one_waits_for_the_log() {
     assert_eq!(positions, (1..=73).map(Position).collect::<Vec<_>>());
     log.verify().await.unwrap();
 }
-
-#[tokio::test]
-async fn a_hanging_connection_does_not_hold_up_the_other_one() {
-    let log = TestLog::with_options(WriterOptions::default()).await;
-    let node = new_content();
-    log.store.append(created(node)).await.unwrap();
-    let lock = log.hold_lock().await;
-    let stuck = tokio::spawn(append(&log.store, published(node, 1)));
-    log.until_waiting(1).await;
-    let next = tokio::spawn(append(&log.store, created(new_content())));
-    log.until_waiting(2).await;
-    lock.give_back().await;
-    stuck.await.unwrap().unwrap();
-    next.await.unwrap().unwrap();
-    assert_eq!(log.count("log.events").await, 3);
-}

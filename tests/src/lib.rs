@@ -6,6 +6,7 @@
 mod app;
 mod client;
 mod database;
+pub mod mail;
 mod server;
 
 pub use app::{Answer, Caller, PASSWORD, Request, TestApp};

@@ -9,7 +9,7 @@ use axum::http::header::{ACCEPT, CONTENT_TYPE, RETRY_AFTER};
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
-use utoipa::{IntoParams, ToSchema};
+use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
@@ -101,8 +101,7 @@ async fn send(app: &AppState, caller: &annals_domain::Caller, prefer: Prefer) ->
 }
 
 /// The token of a mailed link, in the address or in the body.
-#[derive(Debug, Deserialize, IntoParams)]
-#[into_params(parameter_in = Query)]
+#[derive(Debug, Deserialize)]
 pub(crate) struct VerificationQuery {
     /// The token of the link.
     token: Option<String>,
@@ -140,7 +139,7 @@ pub(crate) struct VerifiableData {
 }
 
 /// Look at a mailed link. Nothing is used up: scanners of mails follow links too. Browsers get a page with a button.
-#[utoipa::path(get, path = "/email-verification/verify", tag = "email verification", params(VerificationQuery),
+#[utoipa::path(get, path = "/email-verification/verify", tag = "email verification", params(("token" = Option<String>, Query, description = "The token of the link")),
     responses((status = 200, body = VerifiableBody), (status = "4XX", body = ProblemBody)))]
 pub(crate) async fn look_at_email_verification(
     State(app): State<AppState>,
@@ -202,7 +201,7 @@ pub(crate) struct VerifiedUserBody {
 }
 
 /// Prove the address of an account by the token of a mailed link, which is used up.
-#[utoipa::path(post, path = "/email-verification/verify", tag = "email verification", params(VerificationQuery),
+#[utoipa::path(post, path = "/email-verification/verify", tag = "email verification", params(("token" = Option<String>, Query, description = "The token of the link")),
     request_body = VerifyEmail,
     responses((status = 200, body = EmailVerifiedBody), (status = "4XX", body = ProblemBody)))]
 pub(crate) async fn verify_email(

@@ -8,7 +8,7 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
-use utoipa::{IntoParams, ToSchema};
+use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
@@ -197,8 +197,7 @@ pub(crate) async fn invite(
 }
 
 /// The token of a mailed invitation.
-#[derive(Debug, Deserialize, IntoParams)]
-#[into_params(parameter_in = Query)]
+#[derive(Debug, Deserialize)]
 pub(crate) struct InvitationQuery {
     /// The token of the link.
     token: Option<String>,
@@ -227,7 +226,7 @@ pub(crate) struct InvitationData {
 }
 
 /// Look at an invitation. Nothing is used up.
-#[utoipa::path(get, path = "/check-invite", tag = "organization", params(InvitationQuery),
+#[utoipa::path(get, path = "/check-invite", tag = "organization", params(("token" = Option<String>, Query, description = "The token of the link")),
     responses((status = 200, body = InvitationBody), (status = "4XX", body = ProblemBody)))]
 pub(crate) async fn check_invitation(
     State(app): State<AppState>,

@@ -32,9 +32,10 @@ async fn a_registration_is_one_commit() {
         "organization.founded",
         "organization.member_added",
         "session.started",
+        "link.issued",
     ];
     assert_eq!(types, expected);
-    assert_eq!(done.position, Position(5));
+    assert_eq!(done.position, Position(6));
     let command = records[0].metadata.command_id;
     for record in &records {
         assert_eq!(record.metadata.command_id, command);
@@ -72,7 +73,7 @@ async fn without_a_wish_for_it_there_is_no_session_and_no_organization() {
     assert!(done.signed_in.is_none() && done.organization.is_none());
     assert_eq!(
         fixture.types_since(Position::START).await,
-        ["user.registered", "auth.password_set"]
+        ["user.registered", "auth.password_set", "link.issued"]
     );
 }
 

@@ -178,6 +178,10 @@ pub async fn verify(cx: &CommandContext<'_>, token: &str) -> Result<Verified, Co
         let opened = link::open(cx, LinkPurpose::SignUp, token).await?;
         let id = RegistrationId::new(opened.subject);
         let registration = UnitOfWork::new(cx).load::<Registration>(id).await?;
+        // Somebody else has used the link since it was read, or the registration has lapsed.
+        if !registration.state.is_pending(cx.now()) {
+            return Err(invalid());
+        }
         let state = registration.state.clone();
         let parts = (state.user_id, state.email, state.password, state.name);
         let (Some(user_id), Some(email), Some(hash), Some(name)) = parts else {

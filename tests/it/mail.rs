@@ -103,7 +103,6 @@ async fn head_of_link(app: &TestApp) -> annals_eventstore::Position {
     asking.unwrap().position
 }
 
-/// A mail is drafted when it is sent, so that a link that was used meanwhile is not mailed.
 #[tokio::test]
 async fn mails_to_one_address_are_spread_over_time() {
     let app = TestApp::with(|config| {

@@ -165,7 +165,7 @@ async fn of_two_registrations_of_one_address_one_wins() {
             assert_eq!(scopes, &[ClaimScope::Email]);
         }
     }
-    assert_eq!(fixture.head().await, Position(60));
+    assert_eq!(fixture.head().await, Position(90));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
@@ -184,7 +184,7 @@ async fn of_many_registrations_of_one_username_one_wins() {
         answers.iter().filter(|answer| answer.as_ref().unwrap().is_ok()).count(),
         1
     );
-    assert_eq!(fixture.head().await, Position(2));
+    assert_eq!(fixture.head().await, Position(3));
 }
 
 #[tokio::test]
@@ -305,7 +305,7 @@ async fn an_overloaded_pool_refuses_and_writes_nothing_for_the_refused() {
         };
         assert!(retry_after.as_millis() >= 1000);
     }
-    assert_eq!(fixture.head().await, Position(2 * accepted));
+    assert_eq!(fixture.head().await, Position(3 * accepted));
     assert_eq!(fixture.commands.passwords().hashes(), accepted);
 }
 

@@ -5,10 +5,12 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
+use annals_commands::reactions::mail::{MailOptions, Mailer};
+use annals_commands::services::mail::{MailService, MailSettingsError};
 use annals_commands::user::Register;
 use annals_commands::{
-    Clock, CommandContext, CommandError, CommandSettings, Commands, Lifetimes, PasswordPolicy, PasswordPool,
-    PasswordSettings, SystemClock, TokenKey, TokenSettings, Tokens,
+    Clock, CommandContext, CommandError, CommandSettings, Commands, Lifetimes, LinkSettings, PasswordPolicy,
+    PasswordPool, PasswordSettings, SystemClock, TokenKey, TokenSettings, Tokens,
 };
 use annals_domain::{Caller, ClaimScope, EmailAddress, Role};
 use annals_eventstore::checkpoint;
@@ -40,6 +42,7 @@ struct Inner {
     engine: Engine,
     exchanges: Exchanges,
     snapshotter: Snapshotter,
+    mailer: Mailer,
 }
 
 impl AppState {
@@ -77,6 +80,12 @@ impl AppState {
     #[must_use]
     pub fn engine(&self) -> &Engine {
         &self.0.engine
+    }
+
+    /// What sends mails.
+    #[must_use]
+    pub fn mailer(&self) -> &Mailer {
+        &self.0.mailer
     }
 
     /// The requests under an idempotency key that are being carried out.
@@ -141,6 +150,7 @@ impl App {
     /// [`StartError`] naming the step.
     pub async fn start_on(database: Database, config: Config, clock: Arc<dyn Clock>) -> Result<Self, StartError> {
         tracing::info!(database = %database.kind(), "using");
+        let mail = MailService::new(&config.mail_settings())?;
         let migrated = database.migrate().await?;
         if !migrated.application_role {
             tracing::warn!("role annals_app may not be used here; triggers alone protect the log");
@@ -161,6 +171,7 @@ impl App {
             EngineOptions::default(),
         );
         let snapshotter = Snapshotter::start(store.clone(), SnapshotOptions::default());
+        let mailer = Mailer::start(commands.clone(), mail, mail_options(&config));
         let app = Self {
             state: AppState(Arc::new(Inner {
                 config,
@@ -169,6 +180,7 @@ impl App {
                 engine,
                 exchanges: Exchanges::default(),
                 snapshotter,
+                mailer,
             })),
         };
         let state = &app.state;
@@ -228,6 +240,7 @@ impl App {
     async fn wind_down(&self) {
         self.state.exchanges().finish().await;
         self.state.commands().quiesce().await;
+        self.state.mailer().stop().await;
         self.state.engine().stop().await;
         self.state.0.snapshotter.stop().await;
         self.state.store().close().await;
@@ -393,6 +406,9 @@ pub enum StartError {
     /// The settings of password hashing are unusable.
     #[error("[password]")]
     Passwords(#[from] annals_commands::services::password::PasswordSettingsError),
+    /// The settings of mail are unusable.
+    #[error("[mail]")]
+    Mail(#[from] MailSettingsError),
     /// The configured administrator could not be created.
     #[error("the administrator of the configuration cannot be created: {0}")]
     Administrator(String),
@@ -450,6 +466,20 @@ fn command_settings(config: &Config) -> CommandSettings {
             access_seconds: token.django_access_lifetime_s,
             refresh_seconds: token.django_refresh_lifetime_s,
         },
+        links: LinkSettings {
+            reset_seconds: config.link.password_reset_lifetime_s,
+            verification_seconds: config.link.email_verification_lifetime_s,
+            sign_up_seconds: config.link.sign_up_lifetime_s,
+            invitation_seconds: config.link.invitation_lifetime_s,
+            most_per_hour: config.link.most_per_hour,
+        },
         ..CommandSettings::default()
+    }
+}
+
+fn mail_options(config: &Config) -> MailOptions {
+    MailOptions {
+        most_per_hour: config.mail.most_per_hour,
+        ..MailOptions::default()
     }
 }

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
+use annals_commands::services::mail::{LinkPaths, MailService, MailSettings, MailTransport, TOKEN_PLACE};
 use annals_domain::permission::Role;
 use axum::http::{HeaderName, HeaderValue};
 use figment::Figment;
@@ -72,6 +73,12 @@ pub struct Config {
     pub read_your_writes: ReadYourWritesConfig,
     /// How long answers are kept for repeated requests.
     pub idempotency: IdempotencyConfig,
+    /// How mails leave, and what their links lead to.
+    pub mail: MailConfig,
+    /// How long mailed links last.
+    pub link: LinkConfig,
+    /// What only a developer's machine may do.
+    pub development: DevelopmentConfig,
 }
 
 /// Shape of log lines.
@@ -145,6 +152,8 @@ pub struct RegistrationConfig {
     pub role: Role,
     /// Whether registration hides that an address is taken.
     pub conceal_existing: bool,
+    /// Whether accounts can be used only once their address is proven.
+    pub require_verified: bool,
 }
 
 /// `[contracts]`
@@ -199,6 +208,71 @@ pub struct ReadYourWritesConfig {
 pub struct IdempotencyConfig {
     /// Life of an answer that is kept, hours.
     pub retention_h: u32,
+}
+
+/// Where mails go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum MailTransportKind {
+    /// Into a folder.
+    Outbox,
+    /// To a mail server.
+    Smtp,
+}
+
+/// `[mail]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MailConfig {
+    /// Where mails go.
+    pub transport: MailTransportKind,
+    /// Address of the mail server. May hold a password.
+    #[serde(default, deserialize_with = "secret")]
+    pub smtp_url: Option<SecretString>,
+    /// Who writes.
+    pub from: String,
+    /// Where answers go.
+    #[serde(default)]
+    pub reply_to: Option<String>,
+    /// What links start with; absent: `http://` and `listen`.
+    #[serde(default)]
+    pub public_url: Option<String>,
+    /// Path of links that reset a password.
+    pub password_reset_path: String,
+    /// Path of links that prove an address.
+    pub email_verification_path: String,
+    /// Path of links that finish a registration.
+    pub sign_up_path: String,
+    /// Path of links that accept an invitation.
+    pub invitation_path: String,
+    /// One attempt to send, seconds.
+    pub timeout_s: u64,
+    /// Mails to one address within an hour.
+    pub most_per_hour: u32,
+}
+
+/// `[link]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LinkConfig {
+    /// Life of a link that resets a password, seconds.
+    pub password_reset_lifetime_s: u32,
+    /// Life of a link that proves an address, seconds.
+    pub email_verification_lifetime_s: u32,
+    /// Life of a pending registration, seconds.
+    pub sign_up_lifetime_s: u32,
+    /// Life of an invitation, seconds.
+    pub invitation_lifetime_s: u32,
+    /// Links of one purpose for one account within an hour.
+    pub most_per_hour: u32,
+}
+
+/// `[development]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DevelopmentConfig {
+    /// Whether answers show the tokens that are mailed.
+    pub reveal_tokens: bool,
 }
 
 impl Config {
@@ -292,6 +366,19 @@ impl Config {
             ),
             ("password.queue", self.password.queue as u64),
             ("idempotency.retention_h", self.idempotency.retention_h.into()),
+            ("mail.timeout_s", self.mail.timeout_s),
+            ("mail.most_per_hour", self.mail.most_per_hour.into()),
+            (
+                "link.password_reset_lifetime_s",
+                self.link.password_reset_lifetime_s.into(),
+            ),
+            (
+                "link.email_verification_lifetime_s",
+                self.link.email_verification_lifetime_s.into(),
+            ),
+            ("link.sign_up_lifetime_s", self.link.sign_up_lifetime_s.into()),
+            ("link.invitation_lifetime_s", self.link.invitation_lifetime_s.into()),
+            ("link.most_per_hour", self.link.most_per_hour.into()),
         ];
         if let Some((key, _)) = positive.iter().find(|(_, value)| *value == 0) {
             return refuse(key, "must be at least 1");
@@ -306,6 +393,13 @@ impl Config {
                 "must be at least 4: writer, projections and listener hold one each",
             );
         }
+        if self.mail.transport == MailTransportKind::Smtp && self.mail.smtp_url.is_none() {
+            return refuse(
+                "mail.smtp_url",
+                "mail.transport = \"smtp\" needs the address of a mail server",
+            );
+        }
+        MailService::new(&self.mail_settings()).map_err(|error| ConfigError::Invalid(format!("[mail] {error}")))?;
         if self.admin_email.is_some() != self.admin_password.is_some() {
             return refuse("admin_email", "admin_email and admin_password belong together");
         }
@@ -316,6 +410,51 @@ impl Config {
     #[must_use]
     pub fn keys_dir(&self) -> PathBuf {
         self.data_dir.join("keys")
+    }
+
+    /// Folder that mails go to without a mail server.
+    #[must_use]
+    pub fn outbox_dir(&self) -> PathBuf {
+        self.data_dir.join("outbox")
+    }
+
+    /// Where invitations are accepted, with the token of one if it may be shown.
+    #[must_use]
+    pub fn invitation_url(&self, token: Option<&str>) -> String {
+        let settings = self.mail_settings();
+        let path = match token {
+            Some(token) => settings.paths.invitation.replace(TOKEN_PLACE, token),
+            None => {
+                let path = &settings.paths.invitation;
+                let end = path.find(['?', '#', '{']).unwrap_or(path.len());
+                path[..end].to_owned()
+            }
+        };
+        format!("{}{path}", settings.public_url)
+    }
+
+    /// How mails are written and leave.
+    #[must_use]
+    pub fn mail_settings(&self) -> MailSettings {
+        let mail = &self.mail;
+        let transport = match (mail.transport, &mail.smtp_url) {
+            (MailTransportKind::Smtp, Some(url)) => MailTransport::Smtp(url.clone()),
+            (MailTransportKind::Smtp | MailTransportKind::Outbox, _) => MailTransport::Outbox(self.outbox_dir()),
+        };
+        let listen = || format!("http://{}", self.listen);
+        MailSettings {
+            transport,
+            from: mail.from.clone(),
+            reply_to: mail.reply_to.clone(),
+            public_url: mail.public_url.clone().unwrap_or_else(listen),
+            paths: LinkPaths {
+                password_reset: mail.password_reset_path.clone(),
+                email_verification: mail.email_verification_path.clone(),
+                sign_up: mail.sign_up_path.clone(),
+                invitation: mail.invitation_path.clone(),
+            },
+            timeout: Duration::from_secs(mail.timeout_s),
+        }
     }
 
     /// Longest wait of an answer for its read models.

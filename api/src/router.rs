@@ -22,6 +22,8 @@ pub(crate) fn routes() -> OpenApiRouter<AppState> {
         .merge(routes::health::router())
         .nest("/api/v1/auth", identity())
         .nest("/api/v1", routes::user::router()) // its front end asks here, its document says /api/v1/auth
+        .nest("/api/v1", routes::email_verification::router()) // named there and below the prefix
+        .nest("/api/v1", routes::invitation::onboarding())
         .merge(django::router())
         .merge(routes::datatype::router())
         .merge(routes::field::router())
@@ -40,6 +42,10 @@ fn identity() -> OpenApiRouter<AppState> {
     routes::auth::router()
         .merge(routes::session::router())
         .merge(routes::user::router())
+        .merge(routes::password_reset::router())
+        .merge(routes::email_verification::router())
+        .merge(routes::sign_up::router())
+        .merge(routes::invitation::router())
 }
 
 /// The router with its surroundings, ready to be served.

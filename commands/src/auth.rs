@@ -12,8 +12,9 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use annals_domain::{
-    Actor, Auth, AuthCommand, Caller, ClaimKey, ClaimScope, Device, EmailAddress, OrganizationId, PasswordHash,
-    Personal, RevocationReason, Role, Session, SessionCommand, SessionId, Timestamp, User, UserId, Username,
+    Actor, Auth, AuthCommand, Caller, ClaimKey, ClaimScope, Device, EmailAddress, LinkPurpose, OrganizationId,
+    PasswordHash, Personal, RevocationReason, Role, Session, SessionCommand, SessionId, Timestamp, User, UserId,
+    Username,
 };
 use annals_eventstore::{Position, StreamId};
 use cqrs_es::Aggregate;
@@ -30,7 +31,7 @@ use crate::services::password::{PasswordError, normalise};
 use crate::services::token::TokenFault;
 use crate::session::{IssuedTokens, Opening, address_of, identify, live_sessions, stage_revocations};
 use crate::settings::{PasswordPolicy, SignInOptions};
-use crate::{CommandContext, CommandError, Commands, UnitOfWork};
+use crate::{CommandContext, CommandError, Commands, UnitOfWork, link};
 
 /// The code of every refused sign-in, whatever the reason was.
 pub const INVALID_CREDENTIALS: &str = "auth.invalid_credentials";
@@ -432,6 +433,7 @@ pub async fn change_password(cx: &CommandContext<'_>, change: ChangePassword) ->
         };
         let attempt = async {
             unit.stage(auth, [AuthCommand::ChangePassword { hash, at: cx.now() }])?;
+            link::stage_void(&mut unit, LinkPurpose::PasswordReset, user_id.as_uuid()).await?;
             let revoked = stage_revocations(&mut unit, user_id, keep, RevocationReason::PasswordChanged).await?;
             Ok((revoked, unit.commit().await?.position))
         };
@@ -451,7 +453,12 @@ pub async fn change_password(cx: &CommandContext<'_>, change: ChangePassword) ->
 /// Ends sessions that were opened with the old password between the listing of the sessions and the commit. Those
 /// opened later have proven the new one, for their start depends on the credentials' version. The password is changed
 /// already, so that a failure is only logged. Returns how many ended.
-async fn revoke_older(cx: &CommandContext<'_>, user_id: UserId, keep: Option<SessionId>, changed_at: Position) -> u64 {
+pub(crate) async fn revoke_older(
+    cx: &CommandContext<'_>,
+    user_id: UserId,
+    keep: Option<SessionId>,
+    changed_at: Position,
+) -> u64 {
     let sessions = match live_sessions(cx, user_id).await {
         Ok(sessions) => sessions,
         Err(error) => {
@@ -495,7 +502,7 @@ async fn revoke_if_older(
 }
 
 /// The same refusal, of another member of the request.
-fn in_field(error: CommandError, name: &'static str) -> CommandError {
+pub(crate) fn in_field(error: CommandError, name: &'static str) -> CommandError {
     match error {
         CommandError::Domain { code, message, .. } => CommandError::rule(code, Some(name), message),
         other => other,

@@ -127,7 +127,7 @@ impl CommandError {
         match self {
             Self::Domain { field, .. } | Self::Missing { field, .. } => *field,
             Self::Taken { scopes } => scopes.first().and_then(|scope| match scope {
-                ClaimScope::Email => Some("email"),
+                ClaimScope::Email | ClaimScope::PendingEmail | ClaimScope::PendingInvitation => Some("email"),
                 ClaimScope::Username => Some("username"),
                 ClaimScope::OrganizationSlug | ClaimScope::Slug => Some("slug"),
                 ClaimScope::DatatypeField => Some("id"),
@@ -154,6 +154,10 @@ const fn taken_code(scope: ClaimScope) -> &'static str {
         ClaimScope::Slug => "route.slug_taken",
         ClaimScope::Content => "content.already_exists",
         ClaimScope::ContentField => "content.field_already_exists",
+        ClaimScope::LinkToken => "link.already_exists",
+        ClaimScope::PendingEmail => "registration.already_pending",
+        ClaimScope::PendingInvitation => "invitation.already_pending",
+        ClaimScope::VerifiedUser => "user.already_verified",
     }
 }
 
@@ -168,6 +172,10 @@ const fn missing_code(scope: ClaimScope) -> &'static str {
         ClaimScope::Route | ClaimScope::Slug => "route.not_found",
         ClaimScope::Content => "content.not_found",
         ClaimScope::ContentField => "content.field_not_found",
+        ClaimScope::LinkToken => "link.invalid",
+        ClaimScope::PendingEmail => "registration.not_found",
+        ClaimScope::PendingInvitation => "invitation.not_found",
+        ClaimScope::VerifiedUser => "user.not_verified",
     }
 }
 

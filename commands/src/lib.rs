@@ -5,16 +5,23 @@
 //! written by the event store; this crate loads, asks, appends and repeats when somebody else was quicker. Existence
 //! and uniqueness are never looked up beforehand: they are demanded of the commit itself, as claims.
 
+mod afterwards;
 mod ancestry;
 pub mod auth;
 pub mod cache;
 pub mod clock;
 pub mod content;
 pub mod datatype;
+pub mod email_verification;
 mod error;
 pub mod executor;
 pub mod field;
+pub mod invitation;
+pub mod link;
 pub mod organization;
+pub mod password_reset;
+pub mod reactions;
+pub mod registration;
 pub mod route;
 pub mod services;
 pub mod session;
@@ -36,7 +43,7 @@ pub use executor::{Commit, Committed, Reference, Staged, UnitOfWork};
 pub use secrecy::SecretString;
 pub use services::password::{PasswordPool, PasswordSettings};
 pub use services::token::{TokenFault, TokenKey, TokenSettings, Tokens};
-pub use settings::{CommandSettings, Lifetimes, PasswordPolicy, RefreshKind, SignInOptions};
+pub use settings::{CommandSettings, Lifetimes, LinkSettings, PasswordPolicy, RefreshKind, SignInOptions};
 
 /// Everything that commands work with. Clones share it.
 #[derive(Clone)]
@@ -50,6 +57,7 @@ struct Inner {
     settings: CommandSettings,
     failures: auth::FailureRecorder,
     cache: AggregateCache,
+    afterwards: afterwards::Afterwards,
 }
 
 impl fmt::Debug for Commands {
@@ -79,6 +87,7 @@ impl Commands {
             settings,
             failures,
             cache: AggregateCache::new(),
+            afterwards: afterwards::Afterwards::new(),
         }))
     }
 
@@ -115,6 +124,7 @@ impl Commands {
     /// Waits until everything that runs behind answered requests is written. Call it before the store is closed.
     pub async fn quiesce(&self) {
         self.0.failures.quiesce().await;
+        self.0.afterwards.quiesce().await;
     }
 
     pub(crate) fn tokens(&self) -> &Tokens {
@@ -129,6 +139,10 @@ impl Commands {
 
     pub(crate) fn cache(&self) -> &AggregateCache {
         &self.0.cache
+    }
+
+    pub(crate) fn afterwards(&self) -> &afterwards::Afterwards {
+        &self.0.afterwards
     }
 
     pub(crate) fn failures(&self) -> &auth::FailureRecorder {

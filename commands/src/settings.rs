@@ -1,6 +1,6 @@
 //! What an operator, or a contract, decides about commands.
 
-use annals_domain::Role;
+use annals_domain::{LinkPurpose, Role};
 
 use crate::CommandError;
 
@@ -18,6 +18,8 @@ pub struct CommandSettings {
     /// Wrong passwords recorded for one user in a minute by this process; more are refused all the same, but not
     /// written. How many there can be in all is bounded by [`crate::auth::MOST_FAILURES_RECORDED`].
     pub failures_per_minute: u32,
+    /// Lifetimes and numbers of mailed links.
+    pub links: LinkSettings,
 }
 
 impl Default for CommandSettings {
@@ -34,6 +36,7 @@ impl Default for CommandSettings {
             },
             conflict_retries: 10,
             failures_per_minute: 20,
+            links: LinkSettings::default(),
         }
     }
 }
@@ -54,6 +57,44 @@ impl CommandSettings {
         SignInOptions {
             refresh: RefreshKind::Signed,
             lifetimes: self.signed_sessions,
+        }
+    }
+}
+
+/// How long mailed links last, in seconds, and how many there can be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LinkSettings {
+    /// Of a link by which a password is reset.
+    pub reset_seconds: u32,
+    /// Of a link that proves the address of an account.
+    pub verification_seconds: u32,
+    /// Of a link that turns a pending registration into an account, and of that registration.
+    pub sign_up_seconds: u32,
+    /// Of an invitation and its link.
+    pub invitation_seconds: u32,
+    /// Links of one purpose for one account, registration or invitation within an hour; more are not made.
+    pub most_per_hour: u32,
+}
+
+impl Default for LinkSettings {
+    fn default() -> Self {
+        Self {
+            reset_seconds: 3600,
+            verification_seconds: 24 * 3600,
+            sign_up_seconds: 24 * 3600,
+            invitation_seconds: 7 * 24 * 3600,
+            most_per_hour: 3,
+        }
+    }
+}
+
+impl LinkSettings {
+    pub(crate) const fn seconds(&self, purpose: LinkPurpose) -> u32 {
+        match purpose {
+            LinkPurpose::PasswordReset => self.reset_seconds,
+            LinkPurpose::EmailVerification => self.verification_seconds,
+            LinkPurpose::SignUp => self.sign_up_seconds,
+            LinkPurpose::Invitation => self.invitation_seconds,
         }
     }
 }

@@ -1,8 +1,9 @@
 //! Commands about accounts: registering, changing the profile, disabling and enabling.
 
 use annals_domain::{
-    Actor, Auth, AuthCommand, ClaimScope, EmailAddress, Organization, OrganizationCommand, OrganizationId, Permission,
-    Personal, RevocationReason, Role, Session, User, UserCommand, UserId, Username,
+    Actor, Auth, AuthCommand, ClaimScope, EmailAddress, LinkPurpose, Organization, OrganizationCommand, OrganizationId,
+    PasswordHash, Permission, Personal, RevocationReason, Role, Session, Timestamp, User, UserCommand, UserId,
+    Username,
 };
 use annals_eventstore::{Position, Version};
 use secrecy::{ExposeSecret, SecretString};
@@ -10,12 +11,11 @@ use tracing::instrument;
 use uuid::Uuid;
 
 use crate::auth::SignedIn;
-use crate::organization;
 use crate::services::password::normalise;
 use crate::services::token::Identity;
 use crate::session::{Opening, stage_revocations};
 use crate::settings::{PasswordPolicy, SignInOptions};
-use crate::{CommandContext, CommandError, Committed, UnitOfWork};
+use crate::{CommandContext, CommandError, Committed, UnitOfWork, link, organization};
 
 /// How often a derived name is tried with another ending before giving up.
 const NAME_ATTEMPTS: u32 = 8;
@@ -63,7 +63,8 @@ pub struct Registered {
 /// Registers an account with its password, and its organization when one is named, in one commit. Anybody may ask
 /// for the role of self-registration.
 ///
-/// Of registrations of one address, in whatever spelling and however many at once, one succeeds.
+/// Of registrations of one address, in whatever spelling and however many at once, one succeeds. Whoever registers
+/// themselves is mailed a link that proves the address.
 ///
 /// # Errors
 /// [`CommandError::Taken`] with `Email`, `Username` or both; `password.*`; `organization.name_invalid` of member
@@ -80,7 +81,7 @@ pub async fn register(cx: &CommandContext<'_>, register: Register) -> Result<Reg
     let at = cx.now();
     let draft = UserCommand::Register {
         email: Personal::new(user_id, register.email.clone()),
-        username: Personal::new(user_id, username(&register, None)?),
+        username: Personal::new(user_id, username(&register.email, register.username.as_ref(), None)?),
         name: Personal::new(user_id, register.name.clone()),
         role: register.role,
         at,
@@ -88,9 +89,61 @@ pub async fn register(cx: &CommandContext<'_>, register: Register) -> Result<Reg
     // What breaks a rule is refused before it costs a hash.
     let mut unit = UnitOfWork::new(cx);
     unit.create::<User>(user_id, [draft])?;
-    stage_organization(&mut unit, &register, user_id, None)?;
+    stage_organization(&mut unit, register.organization_name.as_deref(), user_id, None)?;
 
     let hash = Personal::new(user_id, cx.commands.passwords().hash(&register.password).await?);
+    // Whoever makes an account for somebody else knows the address already.
+    let proves_address = cx.caller.actor == Actor::Anonymous;
+    let account = Account {
+        user_id,
+        email: &register.email,
+        name: &register.name,
+        username: register.username.as_ref(),
+        organization_name: register.organization_name.as_deref(),
+        role: register.role,
+        sign_in: register.sign_in,
+        hash,
+        verified: false,
+        at,
+    };
+    create_account(cx, &account, &|unit| {
+        if proves_address {
+            let email = Personal::new(user_id, register.email.clone());
+            link::stage_first(unit, LinkPurpose::EmailVerification, user_id.as_uuid(), email)?;
+        }
+        Ok(())
+    })
+    .await
+}
+
+/// An account to be made, with its password hashed.
+pub(crate) struct Account<'a> {
+    pub(crate) user_id: UserId,
+    pub(crate) email: &'a EmailAddress,
+    pub(crate) name: &'a str,
+    /// Derived from the address when absent.
+    pub(crate) username: Option<&'a Username>,
+    pub(crate) organization_name: Option<&'a str>,
+    pub(crate) role: Role,
+    pub(crate) sign_in: Option<SignInOptions>,
+    pub(crate) hash: Personal<PasswordHash>,
+    /// Whether the address is proven already.
+    pub(crate) verified: bool,
+    pub(crate) at: Timestamp,
+}
+
+/// Makes an account, and what `beside` stages, in one commit. Names that are derived are tried with other endings until
+/// they are free.
+///
+/// # Errors
+/// [`CommandError::Taken`] with `Email`, `Username` or both; [`CommandError::Conflict`] when no derived name was free, or
+/// when what `beside` staged has moved.
+pub(crate) async fn create_account(
+    cx: &CommandContext<'_>,
+    account: &Account<'_>,
+    beside: &(dyn Fn(&mut UnitOfWork<'_>) -> Result<(), CommandError> + Sync),
+) -> Result<Registered, CommandError> {
+    let Account { user_id, at, .. } = *account;
     let mut ending = None;
     let mut attempt = 0;
     loop {
@@ -98,28 +151,36 @@ pub async fn register(cx: &CommandContext<'_>, register: Register) -> Result<Reg
         if cx.caller.actor == Actor::Anonymous {
             unit.act_as(Actor::User(user_id));
         }
-        let command = UserCommand::Register {
-            email: Personal::new(user_id, register.email.clone()),
-            username: Personal::new(user_id, username(&register, ending.as_deref())?),
-            name: Personal::new(user_id, register.name.clone()),
-            role: register.role,
+        let register = UserCommand::Register {
+            email: Personal::new(user_id, account.email.clone()),
+            username: Personal::new(user_id, username(account.email, account.username, ending.as_deref())?),
+            name: Personal::new(user_id, account.name.to_owned()),
+            role: account.role,
             at,
         };
-        let user = unit.create::<User>(user_id, [command])?.state;
-        unit.create::<Auth>(user_id, [AuthCommand::SetPassword { hash: hash.clone(), at }])?;
-        let organization = stage_organization(&mut unit, &register, user_id, ending.as_deref())?;
-        let opening = register
+        let verify = account.verified.then_some(UserCommand::VerifyEmail { at });
+        let user = unit
+            .create::<User>(user_id, std::iter::once(register).chain(verify))?
+            .state;
+        let set = AuthCommand::SetPassword {
+            hash: account.hash.clone(),
+            at,
+        };
+        unit.create::<Auth>(user_id, [set])?;
+        let organization = stage_organization(&mut unit, account.organization_name, user_id, ending.as_deref())?;
+        let opening = account
             .sign_in
             .map(|options| Opening::prepare(cx, user_id, options))
             .transpose()?;
         if let Some(opening) = &opening {
             unit.create::<Session>(opening.session_id, [opening.command.clone()])?;
         }
+        beside(&mut unit)?;
         let commit = match unit.commit().await {
             Ok(commit) => commit,
             Err(CommandError::Taken { scopes }) => {
                 attempt += 1;
-                let blamed = chosen(&register, scopes);
+                let blamed = chosen(account, scopes);
                 if !blamed.is_empty() || attempt >= NAME_ATTEMPTS {
                     return Err(if blamed.is_empty() {
                         CommandError::Conflict
@@ -140,9 +201,9 @@ pub async fn register(cx: &CommandContext<'_>, register: Register) -> Result<Reg
                 let identity = Identity {
                     user_id,
                     session_id: opening.session_id,
-                    email: Some(register.email.to_string()),
+                    email: Some(account.email.to_string()),
                     organization_id,
-                    role: register.role,
+                    role: account.role,
                 };
                 let tokens = opening.tokens(cx, &identity)?;
                 let session_id = opening.session_id;
@@ -167,22 +228,22 @@ pub async fn register(cx: &CommandContext<'_>, register: Register) -> Result<Reg
 }
 
 /// What the person has asked for by name, among what is taken; names that we derive are ours to change.
-fn chosen(register: &Register, scopes: Vec<ClaimScope>) -> Vec<ClaimScope> {
+fn chosen(account: &Account<'_>, scopes: Vec<ClaimScope>) -> Vec<ClaimScope> {
     scopes
         .into_iter()
         .filter(|scope| match scope {
             ClaimScope::Email => true,
-            ClaimScope::Username => register.username.is_some(),
+            ClaimScope::Username => account.username.is_some(),
             _ => false,
         })
         .collect()
 }
 
-fn username(register: &Register, ending: Option<&str>) -> Result<Username, CommandError> {
-    if let Some(username) = &register.username {
+fn username(email: &EmailAddress, chosen: Option<&Username>, ending: Option<&str>) -> Result<Username, CommandError> {
+    if let Some(username) = chosen {
         return Ok(username.clone());
     }
-    let local = register.email.as_str().rsplit_once('@').map_or("", |(local, _)| local);
+    let local = email.as_str().rsplit_once('@').map_or("", |(local, _)| local);
     let start: String = local
         .chars()
         .filter(|character| *character != '@')
@@ -197,15 +258,15 @@ fn username(register: &Register, ending: Option<&str>) -> Result<Username, Comma
 
 fn stage_organization(
     unit: &mut UnitOfWork<'_>,
-    register: &Register,
+    name: Option<&str>,
     user_id: UserId,
     ending: Option<&str>,
 ) -> Result<Option<(OrganizationId, Organization)>, CommandError> {
-    let Some(name) = &register.organization_name else {
+    let Some(name) = name else {
         return Ok(None);
     };
     let command = OrganizationCommand::Found {
-        name: name.clone(),
+        name: name.to_owned(),
         slug: organization::slug_from(name, ending),
         owner: user_id,
         at: unit.now(),
@@ -250,6 +311,27 @@ pub async fn change_profile(
         at: cx.now(),
     };
     cx.execute::<User>(id, command, expected, Vec::new()).await
+}
+
+/// Notes that the caller has finished the first steps; nothing happens when it is so already.
+///
+/// # Errors
+/// `user.not_found`; [`CommandError::Denied`] when nobody is signed in.
+#[instrument(name = "user.complete_onboarding", skip_all)]
+pub async fn complete_onboarding(cx: &CommandContext<'_>) -> Result<Committed<User>, CommandError> {
+    let user_id = cx.caller.require_user()?;
+    let command = UserCommand::CompleteOnboarding { at: cx.now() };
+    cx.execute::<User>(user_id, command, None, Vec::new()).await
+}
+
+/// When the caller has finished the first steps, by the log itself; absent when they have not.
+///
+/// # Errors
+/// [`CommandError::Denied`] when nobody is signed in.
+#[instrument(name = "user.onboarded_at", skip_all)]
+pub async fn onboarded_at(cx: &CommandContext<'_>) -> Result<Option<Timestamp>, CommandError> {
+    let user_id = cx.caller.require_user()?;
+    Ok(UnitOfWork::new(cx).load::<User>(user_id).await?.state.onboarded_at)
 }
 
 /// Keeps a user from signing in, and ends all their sessions in the same commit.
@@ -312,6 +394,7 @@ async fn switch(
             let staged = unit.stage(read, [command.clone()])?;
             if staged.version > before {
                 stage_revocations(&mut unit, id, None, RevocationReason::UserDisabled).await?;
+                link::stage_void(&mut unit, LinkPurpose::PasswordReset, id.as_uuid()).await?;
             }
             let commit = unit.commit().await?;
             Ok(staged.committed(commit))
@@ -331,13 +414,13 @@ mod tests {
     use super::{Register, random_ending, username};
     use crate::settings::PasswordPolicy;
 
-    fn wish(email: &str, name: Option<&str>) -> Register {
+    fn wish(email: &str) -> Register {
         Register {
             email: EmailAddress::parse(email).unwrap(),
             password: SecretString::from("secret".to_owned()),
             policy: PasswordPolicy::NONE,
             name: String::new(),
-            username: name.map(|name| Username::parse(name).unwrap()),
+            username: None,
             organization_name: None,
             role: Role::Viewer,
             sign_in: None,
@@ -346,20 +429,19 @@ mod tests {
 
     #[test]
     fn a_username_is_derived_from_the_address_unless_given() {
-        let derived = |email, ending| username(&wish(email, None), ending).unwrap().to_string();
-        assert_eq!(derived("Ada.Lovelace@example.org", None), "ada.lovelace");
-        assert_eq!(derived("ada@example.org", Some("k3x7qp")), "ada-k3x7qp");
-        assert_eq!(
-            username(&wish("ada@example.org", Some("Ada L")), Some("x"))
-                .unwrap()
-                .as_str(),
-            "Ada L"
-        );
+        let name = |email: &str, chosen: Option<&str>, ending| {
+            let chosen = chosen.map(|name| Username::parse(name).unwrap());
+            let email = EmailAddress::parse(email).unwrap();
+            username(&email, chosen.as_ref(), ending).unwrap().to_string()
+        };
+        assert_eq!(name("Ada.Lovelace@example.org", None, None), "ada.lovelace");
+        assert_eq!(name("ada@example.org", None, Some("k3x7qp")), "ada-k3x7qp");
+        assert_eq!(name("ada@example.org", Some("Ada L"), Some("x")), "Ada L");
     }
 
     #[test]
     fn a_wish_does_not_print_its_password() {
-        assert!(!format!("{:?}", wish("ada@example.org", None)).contains("secret"));
+        assert!(!format!("{:?}", wish("ada@example.org")).contains("secret"));
     }
 
     #[test]

@@ -65,6 +65,14 @@ scopes! {
     Content = "content",
     /// One field value of a content node.
     ContentField = "content_field",
+    /// The digest of the token of a mailed link.
+    LinkToken = "link_token",
+    /// The address of a registration that waits to be proven; the key is personal.
+    PendingEmail = "pending_email",
+    /// An address within the organization that it is invited into; the key is personal.
+    PendingInvitation = "pending_invitation",
+    /// A user whose address is proven.
+    VerifiedUser = "verified_user",
 }
 
 impl fmt::Display for ClaimScope {

@@ -188,6 +188,12 @@ ids! {
     ContentId
     /// One field value of one content node.
     ContentFieldId
+    /// The mailed links of one purpose for one subject.
+    LinkId
+    /// A wish for an account whose address is not proven.
+    RegistrationId
+    /// An invitation into an organization.
+    InvitationId
 }
 
 #[cfg(test)]

@@ -21,12 +21,15 @@ pub mod datatype;
 pub mod field;
 pub mod format;
 pub mod ids;
+pub mod invitation;
 pub mod lifecycle;
+pub mod link;
 pub mod metadata;
 pub mod organization;
 pub mod permission;
 pub mod personal;
 pub mod promise;
+pub mod registration;
 pub mod registry;
 pub mod route;
 pub mod session;
@@ -41,18 +44,23 @@ pub use content::{Content, ContentCommand, ContentError, ContentEvent, ContentSt
 pub use datatype::{Attachment, Datatype, DatatypeCommand, DatatypeError, DatatypeEvent};
 pub use field::{Field, FieldCommand, FieldError, FieldEvent, FieldKind};
 pub use ids::{
-    ContentFieldId, ContentId, DatatypeFieldId, DatatypeId, FieldId, IdError, OrganizationId, RouteId, SessionId,
-    UserId,
+    ContentFieldId, ContentId, DatatypeFieldId, DatatypeId, FieldId, IdError, InvitationId, LinkId, OrganizationId,
+    RegistrationId, RouteId, SessionId, UserId,
 };
+pub use invitation::{Invitation, InvitationCommand, InvitationError, InvitationEvent, InvitationStatus};
 pub use kind::EventKind;
 pub use lifecycle::Lifecycle;
+pub use link::{Link, LinkCommand, LinkError, LinkEvent, LinkPurpose, LinkStatus};
 pub use metadata::Metadata;
 pub use organization::{Organization, OrganizationCommand, OrganizationError, OrganizationEvent, OrganizationRole};
 pub use permission::{Permission, Role};
 pub use personal::Personal;
 pub use promise::{Promise, PromiseOutcome, PromisedCommit, PromisedRequest};
+pub use registration::{Registration, RegistrationCommand, RegistrationError, RegistrationEvent, RegistrationStatus};
 pub use registry::{AnyEvent, DecodeError, DomainError, Event, EventSourced};
 pub use route::{Route, RouteCommand, RouteError, RouteEvent};
 pub use session::{RevocationReason, Session, SessionCommand, SessionError, SessionEvent, SessionStatus};
 pub use user::{User, UserCommand, UserError, UserEvent};
-pub use values::{DisplayName, EmailAddress, PasswordHash, Realm, Slug, Timestamp, TokenDigest, Username, ValueError};
+pub use values::{
+    DisplayName, EmailAddress, LinkNonce, PasswordHash, Realm, Slug, Timestamp, TokenDigest, Username, ValueError,
+};

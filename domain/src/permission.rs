@@ -73,6 +73,8 @@ permissions! {
     ProjectionRead = "projection.read",
     /// Rebuild read models.
     ProjectionRebuild = "projection.rebuild",
+    /// Invite people into any organization. Owners and admins of an organization need no such right for their own.
+    OrganizationInvite = "organization.invite",
 }
 
 impl fmt::Display for Permission {
@@ -150,7 +152,8 @@ impl Role {
             | Permission::AuditRead
             | Permission::PersonalRead
             | Permission::ProjectionRead
-            | Permission::ProjectionRebuild => matches!(self, Self::Administrator),
+            | Permission::ProjectionRebuild
+            | Permission::OrganizationInvite => matches!(self, Self::Administrator),
         }
     }
 }

@@ -10,7 +10,10 @@ use crate::claims::ClaimChange;
 use crate::content::{self, Content, ContentEvent};
 use crate::datatype::{self, Datatype, DatatypeEvent};
 use crate::field::{self, Field, FieldEvent};
+use crate::invitation::{self, Invitation, InvitationEvent};
+use crate::link::{self, Link, LinkEvent};
 use crate::organization::{self, Organization, OrganizationEvent};
+use crate::registration::{self, Registration, RegistrationEvent};
 use crate::route::{self, Route, RouteEvent};
 use crate::session::{self, Session, SessionEvent};
 use crate::user::{self, User, UserEvent};
@@ -250,6 +253,9 @@ registry! {
     Field: FieldEvent, Field, field;
     Route: RouteEvent, Route, route;
     Content: ContentEvent, Content, content;
+    Link: LinkEvent, Link, link;
+    Registration: RegistrationEvent, Registration, registration;
+    Invitation: InvitationEvent, Invitation, invitation;
 }
 
 impl AnyEvent {

@@ -18,6 +18,7 @@ mod expectation;
 pub mod export;
 pub mod length;
 pub mod load;
+pub mod mails;
 pub mod position;
 mod prepare;
 pub mod read;
@@ -33,7 +34,7 @@ use tokio::sync::watch;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use uuid::Uuid;
 
-use annals_domain::{Actor, ClaimKey, ClaimScope, EventSourced, SessionId, Timestamp, UserId};
+use annals_domain::{Actor, ClaimKey, ClaimScope, EventSourced, LinkId, LinkNonce, SessionId, Timestamp, UserId};
 
 pub use answers::{Answer, AnsweredCommit, KeptAnswer, Known, RequestParts};
 pub use append::{
@@ -318,6 +319,13 @@ impl EventStore {
         answer: &Answer,
     ) -> Result<(), StoreError> {
         answers::keep(self.pool(), &self.inner.vault, request, commit, answer).await
+    }
+
+    /// The token of the mailed link that `nonce` was drawn for in the stream `link`: 256 bits that follow from both under
+    /// a key of the vault, so that the token itself need be stored nowhere.
+    #[must_use]
+    pub fn link_token(&self, link: LinkId, nonce: &LinkNonce) -> [u8; 32] {
+        self.inner.vault.link_token(link, nonce)
     }
 
     /// Deletes a small batch of the answers older than `retention`, oldest first: how many, and whether there may be

@@ -29,7 +29,7 @@ use uuid::Uuid;
 use zeroize::Zeroizing;
 
 use annals_domain::personal::PERSONAL_MEMBER;
-use annals_domain::{ClaimKey, ClaimScope};
+use annals_domain::{ClaimKey, ClaimScope, LinkId, LinkNonce};
 
 use crate::append::StreamId;
 use crate::database::Database;
@@ -267,6 +267,7 @@ struct Inner {
     wrapping: XChaCha20Poly1305,
     claims: Hmac<Sha256>,
     requests: Hmac<Sha256>,
+    links: Hmac<Sha256>,
     answers: XChaCha20Poly1305,
     /// Keys with the generation that they were read or made in; those of an earlier one do not count.
     cache: Cache<Uuid, (u64, SubjectKey)>,
@@ -310,6 +311,7 @@ impl Vault {
                 wrapping: XChaCha20Poly1305::new((&*master.derive("annals/subject-key-wrapping/1")).into()),
                 claims: keyed(&master.derive("annals/personal-claims/1")),
                 requests: keyed(&master.derive("annals/requests/1")),
+                links: keyed(&master.derive("annals/mailed-links/1")),
                 answers: XChaCha20Poly1305::new((&*master.derive("annals/answers/1")).into()),
                 cache: Cache::builder()
                     .max_capacity(CACHED_KEYS)
@@ -335,6 +337,14 @@ impl Vault {
                 mac.finalize().into_bytes().to_vec()
             }
         }
+    }
+
+    /// The secret of a mailed link. Both parts have fixed lengths.
+    pub(crate) fn link_token(&self, link: LinkId, nonce: &LinkNonce) -> [u8; KEY_BYTES] {
+        let mut mac = self.inner.links.clone();
+        mac.update(link.as_uuid().as_bytes());
+        mac.update(nonce.as_bytes());
+        mac.finalize().into_bytes().into()
     }
 
     /// A keyed hash of `parts`, each preceded by its length; hashes of different purposes never meet.

@@ -123,6 +123,15 @@ async fn fold(connection: &mut PgConnection, batch: &[Record]) -> Result<(), Pro
                 row.updated_at = (*at).into();
                 row.version = version;
             }
+            UserEvent::EmailVerified { at } => {
+                let row = rows.change(record.stream.id, record.position)?;
+                row.verified = true;
+                row.updated_at = (*at).into();
+                row.version = version;
+            }
+            UserEvent::OnboardingCompleted { .. } => {
+                rows.change(record.stream.id, record.position)?.version = version;
+            }
             UserEvent::Disabled { reason, at } => {
                 let row = rows.change(record.stream.id, record.position)?;
                 row.disabled = true;

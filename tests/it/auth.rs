@@ -113,7 +113,8 @@ async fn registration_in_the_profile_shape_gives_a_profile_and_no_tokens() {
             "user.registered",
             "auth.password_set",
             "organization.founded",
-            "organization.member_added"
+            "organization.member_added",
+            "link.issued"
         ],
         "one commit, no session"
     );
@@ -145,7 +146,7 @@ async fn registration_in_the_other_shape_gives_tokens_and_a_session() {
     );
     assert_eq!(
         types_of_new_events(&app, before).await,
-        ["user.registered", "auth.password_set", "session.started"]
+        ["user.registered", "auth.password_set", "session.started", "link.issued"]
     );
     let token = answer.body["access_token"].as_str().unwrap();
     let me = app.request(Method::GET, ME).bearer(token).send().await;

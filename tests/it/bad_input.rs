@@ -328,6 +328,79 @@ async fn sound_requests(site: &Site) -> Vec<Sound> {
             Some(app.register().await),
         );
     }
+    for path in ["/api/v1/auth/password/forgot", "/api/v1/auth/forgot-password"] {
+        add(
+            Method::POST,
+            path,
+            path.to_owned(),
+            json!({"email": "nobody@example.com"}),
+            None,
+        );
+    }
+    for path in ["/api/v1/auth/password/reset", "/api/v1/auth/reset-password"] {
+        let person = app.register().await;
+        let asked = app
+            .post("/api/v1/auth/password/forgot", &json!({"email": person.email()}))
+            .await;
+        asked.assert_status(StatusCode::OK);
+        let token = app.token_for(person.email(), "password_reset").await;
+        let body = json!({"token": token, "new_password": "Another!Horse8"});
+        add(Method::POST, path, path.to_owned(), body, None);
+    }
+    for path in [
+        "/api/v1/auth/email-verification/verify",
+        "/api/v1/email-verification/verify",
+    ] {
+        let person = app.register().await;
+        let token = app.token_for(person.email(), "email_verification").await;
+        add(Method::POST, path, path.to_owned(), json!({"token": token}), None);
+    }
+    let owner = app.register().await;
+    let invite = "/api/v1/auth/invite";
+    let organization = owner.get("/api/v1/auth/me").await.body["organization"]["id"].clone();
+    let invited = |email: &str| json!({"email": email, "organization_id": organization, "role": "member"});
+    for email in ["invited@example.com", "joining@example.com"] {
+        owner.post(invite, &invited(email)).await.assert_status(StatusCode::OK);
+    }
+    let body = invited("new@example.com");
+    add(Method::POST, invite, invite.to_owned(), body, Some(owner.clone()));
+    let path = "/api/v1/auth/setup-organization";
+    let body = json!({"name": "Engines", "slug": "spoilt-engines"});
+    add(Method::POST, path, path.to_owned(), body, Some(owner));
+    let path = "/api/v1/auth/signup";
+    let token = app.token_for("invited@example.com", "invitation").await;
+    let body = json!({"email": "invited@example.com", "password": PASSWORD, "name": "Ada", "company_name": "Engines", "invite_token": token});
+    add(Method::POST, path, path.to_owned(), body, None);
+    let path = "/api/v1/auth/verify-email";
+    let body = json!({"email": "pending@example.com", "password": PASSWORD, "name": "Ada"});
+    app.post("/api/v1/auth/signup", &body)
+        .await
+        .assert_status(StatusCode::OK);
+    let token = app.token_for("pending@example.com", "sign_up").await;
+    add(Method::POST, path, path.to_owned(), json!({"token": token}), None);
+    for path in ["/api/v1/auth/resend-verification", "/api/v1/auth/verify-email/resend"] {
+        add(
+            Method::POST,
+            path,
+            path.to_owned(),
+            json!({"email": "nobody@example.com"}),
+            None,
+        );
+    }
+    let path = "/api/v1/auth/accept-invite";
+    let body = json!({"email": "joining@example.com", "password": PASSWORD, "name": "Ada"});
+    app.post("/api/v1/auth/register", &body)
+        .await
+        .assert_status(StatusCode::CREATED);
+    let joining = app.sign_in("joining@example.com", PASSWORD).await;
+    let token = app.token_for("joining@example.com", "invitation").await;
+    add(
+        Method::POST,
+        path,
+        path.to_owned(),
+        json!({"token": token}),
+        Some(joining),
+    );
     let leaving = app.register().await;
     let path = "/api/v1/auth/logout";
     add(
@@ -544,7 +617,21 @@ async fn methods_that_a_path_lacks_are_405_with_what_it_has() {
 #[tokio::test]
 async fn nobody_writes_without_an_account() {
     /// What an account is made or used with needs none.
-    const OPEN: &[&str] = &["/register", "/login", "/refresh", "/logout", "/verify"];
+    const OPEN: &[&str] = &[
+        "/register",
+        "/login",
+        "/refresh",
+        "/logout",
+        "/verify",
+        "/password/forgot",
+        "/forgot-password",
+        "/password/reset",
+        "/reset-password",
+        "/signup",
+        "/verify-email",
+        "/resend-verification",
+        "/verify-email/resend",
+    ];
     let app = TestApp::new().await;
     for operation in Operation::all().iter().filter(|operation| operation.writes()) {
         if OPEN

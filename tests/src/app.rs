@@ -20,6 +20,7 @@ use tokio::task::JoinHandle;
 use uuid::Uuid;
 
 use crate::TestDatabase;
+use crate::mail::{self, Mail};
 
 /// Longest wait for read models at the end of a test.
 const CATCH_UP: Duration = Duration::from_secs(30);
@@ -125,6 +126,28 @@ impl TestApp {
     /// The position of the last event.
     pub async fn head(&self) -> Position {
         self.store().head().await.expect("the log has a head").position
+    }
+
+    /// The mails that have left for this address, once every mail that is asked for so far has been tried.
+    pub async fn mails_to(&self, email: &str) -> Vec<Mail> {
+        self.mailed().await;
+        let mails = mail::outbox(&self.state().config().outbox_dir());
+        mails.into_iter().filter(|mail| mail.header("To") == email).collect()
+    }
+
+    /// The token of the newest link that was mailed to this address for a purpose, such as `password_reset`.
+    pub async fn token_for(&self, email: &str, purpose: &str) -> String {
+        let mails = self.mails_to(email).await;
+        let newest = mails.iter().rev().find(|mail| mail.name.ends_with(purpose));
+        newest.expect("a link was mailed").token().to_owned()
+    }
+
+    /// Waits until every mail that is asked for so far has been tried.
+    pub async fn mailed(&self) {
+        self.state().commands().quiesce().await;
+        let head = self.head().await;
+        let tried = tokio::time::timeout(CATCH_UP, self.state().mailer().caught_up(head)).await;
+        tried.expect("mails leave");
     }
 
     /// A request without credentials.

@@ -8,6 +8,7 @@ mod app;
 mod client;
 mod database;
 pub mod kit;
+pub mod mail;
 mod server;
 
 pub use app::{Answer, Caller, PASSWORD, Request, TestApp};

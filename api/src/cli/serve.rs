@@ -10,7 +10,7 @@ use serde_json::json;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::app::App;
-use crate::config::Config;
+use crate::config::{Config, MailTransportKind};
 
 use super::Answer;
 use super::output::{Output, note};
@@ -66,11 +66,13 @@ fn greet(address: SocketAddr, app: &App, output: &mut Output) -> std::io::Result
     let config = app.state().config();
     let url = format!("http://{address}");
     let database = app.state().database().kind();
+    let outbox = (config.mail.transport == MailTransportKind::Outbox).then(|| shown(&config.outbox_dir()));
     let result = json!({
         "listening": url,
         "database": database.to_string(),
         "keys": shown(&config.keys_dir()),
         "administrator": config.admin_email,
+        "outbox": outbox,
     });
     let administrator = match &config.admin_email {
         Some(email) => format!("{email}, by ANNALS_ADMIN_EMAIL and ANNALS_ADMIN_PASSWORD"),
@@ -87,6 +89,10 @@ fn greet(address: SocketAddr, app: &App, output: &mut Output) -> std::io::Result
             "  keys           {}; back them up, apart from the database",
             shown(&config.keys_dir())
         )?;
+        match &outbox {
+            Some(folder) => writeln!(out, "  mail           {folder}; set [mail] smtp_url to send it")?,
+            None => writeln!(out, "  mail           by SMTP")?,
+        }
         writeln!(out, "  administrator  {administrator}\n")?;
         writeln!(out, "First steps:\n")?;
         writeln!(out, "  curl {url}/health/ready")?;

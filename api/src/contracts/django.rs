@@ -23,7 +23,7 @@ use utoipa_axum::router::{OpenApiRouter, UtoipaMethodRouterExt as _};
 use utoipa_axum::routes;
 
 use crate::app::AppState;
-use crate::extract::{Prefer, anonymous, check_json_text, read_body, verify_token};
+use crate::extract::{Prefer, anonymous, check_json_text, must_be_verified, read_body, verify_token};
 use crate::middleware::idempotency::Exchange;
 use crate::problem::Problem;
 use crate::settle::models;
@@ -154,6 +154,11 @@ impl View {
         // Views that need no user act for nobody known, whatever valid token came along.
         let asking = if self.needs_user { &caller } else { &stranger };
         if let Err(problem) = Exchange::bind(app, &parts.extensions, asking).await {
+            return Err(self.problem(problem));
+        }
+        if self.needs_user
+            && let Err(problem) = must_be_verified(app, &caller).await
+        {
             return Err(self.problem(problem));
         }
         Ok(Entered { caller, prefer })

@@ -3,7 +3,7 @@
 use std::ops::Deref;
 
 use annals_commands::auth::AuthFailure;
-use annals_domain::Device;
+use annals_domain::{Device, Permission};
 use axum::extract::FromRequestParts;
 use axum::http::header::{AUTHORIZATION, USER_AGENT};
 use axum::http::request::Parts;
@@ -16,9 +16,14 @@ use crate::middleware::RequestContext;
 use crate::middleware::idempotency::Exchange;
 use crate::problem::Problem;
 
-/// Whoever is asking, signed in: a request without valid credentials is 401.
+/// Whoever is asking, signed in: a request without valid credentials is 401. Where the operator demands proven mail
+/// addresses, one without is 403.
 #[derive(Debug, Clone)]
 pub struct Caller(pub annals_domain::Caller);
+
+/// Whoever is asking, signed in, even if their mail address has to be proven first: for proving it.
+#[derive(Debug, Clone)]
+pub struct UnverifiedCaller(pub annals_domain::Caller);
 
 /// Whoever is asking, or nobody known. A bearer token that is there must be valid; a cookie that is not counts as absent,
 /// because a browser sends it everywhere.
@@ -56,7 +61,15 @@ impl Deref for MaybeCaller {
     }
 }
 
-impl FromRequestParts<AppState> for Caller {
+impl Deref for UnverifiedCaller {
+    type Target = annals_domain::Caller;
+
+    fn deref(&self) -> &Self::Target {
+        &self.0
+    }
+}
+
+impl FromRequestParts<AppState> for UnverifiedCaller {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, app: &AppState) -> Result<Self, Problem> {
@@ -72,6 +85,30 @@ impl FromRequestParts<AppState> for Caller {
         };
         bound(app, &parts.extensions, found, token).await.map(Self)
     }
+}
+
+impl FromRequestParts<AppState> for Caller {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, app: &AppState) -> Result<Self, Problem> {
+        let UnverifiedCaller(caller) = UnverifiedCaller::from_request_parts(parts, app).await?;
+        must_be_verified(app, &caller).await?;
+        Ok(Self(caller))
+    }
+}
+
+/// Refuses whoever has not proven their mail address, where the operator demands it. Administrators are made by the
+/// operator, who knows them.
+pub(crate) async fn must_be_verified(app: &AppState, caller: &annals_domain::Caller) -> Result<(), Problem> {
+    let Some(user_id) = caller.user_id() else { return Ok(()) };
+    if !app.config().registration.require_verified || caller.can(Permission::UserManage) {
+        return Ok(());
+    }
+    if annals_commands::email_verification::is_verified(app.commands(), user_id).await? {
+        return Ok(());
+    }
+    let message = "Email verification required";
+    Err(Problem::new(StatusCode::FORBIDDEN, "EMAIL_NOT_VERIFIED", message))
 }
 
 impl FromRequestParts<AppState> for MaybeCaller {

@@ -8,8 +8,8 @@ mod members;
 mod parameters;
 
 pub use body::read_body;
-pub use caller::{Caller, MaybeCaller, Stranger};
-pub(crate) use caller::{anonymous, verify_token};
+pub use caller::{Caller, MaybeCaller, Stranger, UnverifiedCaller};
+pub(crate) use caller::{anonymous, must_be_verified, verify_token};
 pub use headers::{ETag, IfMatch, MinPosition, Prefer};
 pub(crate) use json::check_text as check_json_text;
 #[cfg(test)]

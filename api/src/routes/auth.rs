@@ -368,7 +368,7 @@ impl Registration {
     }
 }
 
-fn check_organization(member: &'static str, text: &str, fault: MemberFault) -> Result<String, Problem> {
+pub(crate) fn check_organization(member: &'static str, text: &str, fault: MemberFault) -> Result<String, Problem> {
     let name = text.trim();
     let length = name.chars().count();
     if !(2..=200).contains(&length) || name.chars().any(char::is_control) {
@@ -480,7 +480,7 @@ fn check_password(password: &str, shape: Shape) -> Result<(), &'static str> {
 }
 
 /// The refusals that the documents state for a taken address.
-fn taken(error: CommandError) -> Problem {
+pub(crate) fn taken(error: CommandError) -> Problem {
     match &error {
         CommandError::Taken { scopes } if scopes.contains(&ClaimScope::Email) => Problem::new(
             StatusCode::CONFLICT,

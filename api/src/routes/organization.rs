@@ -20,6 +20,18 @@ pub struct OrganizationBody {
     pub created_at: Timestamp,
 }
 
+impl OrganizationBody {
+    /// From what a command has left behind.
+    pub(crate) fn of_state(id: OrganizationId, state: Organization) -> Self {
+        Self {
+            id,
+            name: state.name,
+            slug: state.slug,
+            created_at: state.founded_at.expect("a founded organization has a time of founding"),
+        }
+    }
+}
+
 impl From<OrganizationRow> for OrganizationBody {
     fn from(row: OrganizationRow) -> Self {
         Self {

@@ -1,4 +1,5 @@
-//! What commands need and the domain must not do: slow hashing and signing.
+//! What commands need and the domain must not do: slow hashing, signing and mail.
 
+pub mod mail;
 pub mod password;
 pub mod token;

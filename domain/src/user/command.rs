@@ -27,6 +27,16 @@ pub enum UserCommand {
         /// When this is asked.
         at: Timestamp,
     },
+    /// Notes that the person has proven the address; nothing happens when it is so already.
+    VerifyEmail {
+        /// When this is asked.
+        at: Timestamp,
+    },
+    /// Notes that the person has finished the first steps; nothing happens when it is so already.
+    CompleteOnboarding {
+        /// When this is asked.
+        at: Timestamp,
+    },
     /// Keeps the person from signing in; nothing happens when it is so already.
     Disable {
         /// Why; not shown to the person.

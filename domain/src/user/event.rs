@@ -36,6 +36,18 @@ pub enum UserEvent {
         /// When it happened.
         at: Timestamp,
     },
+    /// The person has proven that the address is theirs.
+    #[serde(rename = "user.email_verified")]
+    EmailVerified {
+        /// When it happened.
+        at: Timestamp,
+    },
+    /// The person has finished the first steps.
+    #[serde(rename = "user.onboarding_completed")]
+    OnboardingCompleted {
+        /// When it happened.
+        at: Timestamp,
+    },
     /// The person may no longer sign in.
     #[serde(rename = "user.disabled")]
     Disabled {
@@ -57,6 +69,8 @@ event_kinds!(UserEvent of "user" {
     ProfileChanged: "user.profile_changed", "1";
     Disabled: "user.disabled", "1";
     Enabled: "user.enabled", "1";
+    EmailVerified: "user.email_verified", "1";
+    OnboardingCompleted: "user.onboarding_completed", "1";
 });
 
 impl Event for UserEvent {
@@ -74,7 +88,8 @@ impl Event for UserEvent {
                 let user = ClaimChange::take(ClaimScope::User, ClaimKey::id(stream));
                 email.into_iter().chain(username).chain([user]).collect()
             }
-            Self::ProfileChanged { .. } => Vec::new(),
+            Self::ProfileChanged { .. } | Self::OnboardingCompleted { .. } => Vec::new(),
+            Self::EmailVerified { .. } => vec![ClaimChange::take(ClaimScope::VerifiedUser, ClaimKey::id(stream))],
             Self::Disabled { .. } => vec![ClaimChange::release_all(ClaimScope::User)],
             Self::Enabled { .. } => {
                 vec![ClaimChange::take(ClaimScope::User, ClaimKey::id(stream))]

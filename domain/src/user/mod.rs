@@ -34,6 +34,10 @@ pub struct User {
     pub role: Option<Role>,
     /// Whether they have proven that the address is theirs.
     pub verified: bool,
+    /// When they proved it.
+    pub verified_at: Option<Timestamp>,
+    /// When they finished the first steps.
+    pub onboarded_at: Option<Timestamp>,
     /// Whether they are kept from signing in.
     pub disabled: bool,
     /// When they registered.
@@ -76,6 +80,12 @@ impl Aggregate for User {
                 self.name = Some(name);
                 self.changed_at = Some(at);
             }
+            UserEvent::EmailVerified { at } => {
+                self.verified = true;
+                self.verified_at = Some(at);
+                self.changed_at = Some(at);
+            }
+            UserEvent::OnboardingCompleted { at } => self.onboarded_at = Some(at),
             UserEvent::Disabled { at, .. } => {
                 self.disabled = true;
                 self.changed_at = Some(at);
@@ -122,6 +132,23 @@ impl EventSourced for User {
                     return Ok(vec![]);
                 }
                 Ok(vec![UserEvent::ProfileChanged { name, at }])
+            }
+            UserCommand::VerifyEmail { at } => {
+                self.must_be_registered()?;
+                if self.disabled {
+                    return Err(UserError::Disabled);
+                }
+                if self.verified {
+                    return Ok(vec![]);
+                }
+                Ok(vec![UserEvent::EmailVerified { at }])
+            }
+            UserCommand::CompleteOnboarding { at } => {
+                self.must_be_registered()?;
+                if self.onboarded_at.is_some() {
+                    return Ok(vec![]);
+                }
+                Ok(vec![UserEvent::OnboardingCompleted { at }])
             }
             UserCommand::Disable { reason, at } => {
                 self.must_be_registered()?;

@@ -11,7 +11,7 @@ mod username;
 pub use email_address::EmailAddress;
 pub use name::DisplayName;
 pub use realm::{Realm, UnknownRealm};
-pub use secret::{PasswordHash, TokenDigest};
+pub use secret::{LinkNonce, PasswordHash, TokenDigest};
 pub use slug::Slug;
 pub use timestamp::Timestamp;
 pub use username::Username;

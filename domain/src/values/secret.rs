@@ -117,6 +117,39 @@ impl<'de> Deserialize<'de> for TokenDigest {
     }
 }
 
+/// Random bytes that a mailed token is derived from, together with a key of the server. By themselves they are no secret.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct LinkNonce([u8; 16]);
+
+impl LinkNonce {
+    /// Wraps random bytes made elsewhere.
+    #[must_use]
+    pub const fn new(bytes: [u8; 16]) -> Self {
+        Self(bytes)
+    }
+
+    /// The bytes.
+    #[must_use]
+    pub const fn as_bytes(&self) -> &[u8; 16] {
+        &self.0
+    }
+}
+
+impl Serialize for LinkNonce {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&hex::encode(self.0))
+    }
+}
+
+impl<'de> Deserialize<'de> for LinkNonce {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let mut bytes = [0; 16];
+        hex::decode_to_slice(String::deserialize(deserializer)?, &mut bytes)
+            .map_err(|_| de::Error::custom("must be 32 hexadecimal digits"))?;
+        Ok(Self(bytes))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::{any, prop_assert_eq, proptest};

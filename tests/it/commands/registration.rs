@@ -32,9 +32,10 @@ async fn a_registration_is_one_commit() {
         "organization.founded",
         "organization.member_added",
         "session.started",
+        "link.issued",
     ];
     assert_eq!(types, expected);
-    assert_eq!(done.position, Position(5));
+    assert_eq!(done.position, Position(6));
     let command = records[0].metadata.command_id;
     for record in &records {
         assert_eq!(record.metadata.command_id, command);
@@ -72,7 +73,7 @@ async fn without_a_wish_for_it_there_is_no_session_and_no_organization() {
     assert!(done.signed_in.is_none() && done.organization.is_none());
     assert_eq!(
         fixture.types_since(Position::START).await,
-        ["user.registered", "auth.password_set"]
+        ["user.registered", "auth.password_set", "link.issued"]
     );
 }
 
@@ -164,7 +165,7 @@ async fn of_two_registrations_of_one_address_one_wins() {
             assert_eq!(scopes, &[ClaimScope::Email]);
         }
     }
-    assert_eq!(fixture.head().await, Position(60));
+    assert_eq!(fixture.head().await, Position(90));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
@@ -183,7 +184,7 @@ async fn of_many_registrations_of_one_username_one_wins() {
         answers.iter().filter(|answer| answer.as_ref().unwrap().is_ok()).count(),
         1
     );
-    assert_eq!(fixture.head().await, Position(2));
+    assert_eq!(fixture.head().await, Position(3));
 }
 
 #[tokio::test]
@@ -304,7 +305,7 @@ async fn an_overloaded_pool_refuses_and_writes_nothing_for_the_refused() {
         };
         assert!(retry_after.as_millis() >= 1000);
     }
-    assert_eq!(fixture.head().await, Position(2 * accepted));
+    assert_eq!(fixture.head().await, Position(3 * accepted));
     assert_eq!(fixture.commands.passwords().hashes(), accepted);
 }
 

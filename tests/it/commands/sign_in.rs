@@ -43,7 +43,7 @@ async fn a_session_knows_where_it_came_from() {
     let fixture = Fixture::new().await;
     fixture.register("ada@example.org").await;
     let signed_in = fixture.sign_in("ada@example.org", PASSWORD).await.unwrap();
-    let record = fixture.since(Position(2)).await.remove(0);
+    let record = fixture.since(Position(3)).await.remove(0);
     assert_eq!(record.position, signed_in.position);
     let AnyEvent::Session(SessionEvent::Started {
         user_id,

@@ -1,0 +1,3 @@
+//! What follows from events outside the log, from a checkpoint of its own.
+
+pub mod mail;

@@ -23,6 +23,7 @@ pub mod format;
 pub mod ids;
 pub mod lifecycle;
 pub mod metadata;
+pub mod mfa;
 pub mod organization;
 pub mod permission;
 pub mod personal;
@@ -47,6 +48,7 @@ pub use ids::{
 pub use kind::EventKind;
 pub use lifecycle::Lifecycle;
 pub use metadata::Metadata;
+pub use mfa::{ChallengeRef, Mfa, MfaCommand, MfaError, MfaEvent};
 pub use organization::{Organization, OrganizationCommand, OrganizationError, OrganizationEvent, OrganizationRole};
 pub use permission::{Permission, Role};
 pub use personal::Personal;
@@ -55,4 +57,6 @@ pub use registry::{AnyEvent, DecodeError, DomainError, Event, EventSourced};
 pub use route::{Route, RouteCommand, RouteError, RouteEvent};
 pub use session::{RevocationReason, Session, SessionCommand, SessionError, SessionEvent, SessionStatus};
 pub use user::{User, UserCommand, UserError, UserEvent};
-pub use values::{DisplayName, EmailAddress, PasswordHash, Realm, Slug, Timestamp, TokenDigest, Username, ValueError};
+pub use values::{
+    DisplayName, EmailAddress, PasswordHash, Realm, Slug, Timestamp, TokenDigest, TotpSecret, Username, ValueError,
+};

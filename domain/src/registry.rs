@@ -10,6 +10,7 @@ use crate::claims::ClaimChange;
 use crate::content::{self, Content, ContentEvent};
 use crate::datatype::{self, Datatype, DatatypeEvent};
 use crate::field::{self, Field, FieldEvent};
+use crate::mfa::{self, Mfa, MfaEvent};
 use crate::organization::{self, Organization, OrganizationEvent};
 use crate::route::{self, Route, RouteEvent};
 use crate::session::{self, Session, SessionEvent};
@@ -250,6 +251,7 @@ registry! {
     Field: FieldEvent, Field, field;
     Route: RouteEvent, Route, route;
     Content: ContentEvent, Content, content;
+    Mfa: MfaEvent, Mfa, mfa;
 }
 
 impl AnyEvent {

@@ -14,6 +14,7 @@ pub mod datatype;
 mod error;
 pub mod executor;
 pub mod field;
+pub mod mfa;
 pub mod organization;
 pub mod route;
 pub mod services;
@@ -36,7 +37,7 @@ pub use executor::{Commit, Committed, Reference, Staged, UnitOfWork};
 pub use secrecy::SecretString;
 pub use services::password::{PasswordPool, PasswordSettings};
 pub use services::token::{TokenFault, TokenKey, TokenSettings, Tokens};
-pub use settings::{CommandSettings, Lifetimes, PasswordPolicy, RefreshKind, SignInOptions};
+pub use settings::{CommandSettings, Lifetimes, MfaSettings, PasswordPolicy, RefreshKind, SignInOptions};
 
 /// Everything that commands work with. Clones share it.
 #[derive(Clone)]

@@ -18,6 +18,8 @@ pub struct CommandSettings {
     /// Wrong passwords recorded for one user in a minute by this process; more are refused all the same, but not
     /// written. How many there can be in all is bounded by [`crate::auth::MOST_FAILURES_RECORDED`].
     pub failures_per_minute: u32,
+    /// Second factors.
+    pub mfa: MfaSettings,
 }
 
 impl Default for CommandSettings {
@@ -34,6 +36,7 @@ impl Default for CommandSettings {
             },
             conflict_retries: 10,
             failures_per_minute: 20,
+            mfa: MfaSettings::default(),
         }
     }
 }
@@ -54,6 +57,24 @@ impl CommandSettings {
         SignInOptions {
             refresh: RefreshKind::Signed,
             lifetimes: self.signed_sessions,
+        }
+    }
+}
+
+/// What an operator decides about second factors.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MfaSettings {
+    /// Who authenticators say that their codes are for.
+    pub issuer: String,
+    /// How long after a sign-in a second factor can be set up without giving the password again, in seconds; 0: always.
+    pub fresh_sign_in_seconds: u32,
+}
+
+impl Default for MfaSettings {
+    fn default() -> Self {
+        Self {
+            issuer: "Annals".to_owned(),
+            fresh_sign_in_seconds: 600,
         }
     }
 }

@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use annals_commands::user::Register;
 use annals_commands::{
-    Clock, CommandContext, CommandError, CommandSettings, Commands, Lifetimes, PasswordPolicy, PasswordPool,
-    PasswordSettings, SystemClock, TokenKey, TokenSettings, Tokens,
+    Clock, CommandContext, CommandError, CommandSettings, Commands, Lifetimes, MfaSettings, PasswordPolicy,
+    PasswordPool, PasswordSettings, SystemClock, TokenKey, TokenSettings, Tokens,
 };
 use annals_domain::{Caller, ClaimScope, EmailAddress, Role};
 use annals_eventstore::checkpoint;
@@ -449,6 +449,10 @@ fn command_settings(config: &Config) -> CommandSettings {
         signed_sessions: Lifetimes {
             access_seconds: token.django_access_lifetime_s,
             refresh_seconds: token.django_refresh_lifetime_s,
+        },
+        mfa: MfaSettings {
+            issuer: config.mfa.issuer.clone(),
+            fresh_sign_in_seconds: config.mfa.fresh_sign_in_s,
         },
         ..CommandSettings::default()
     }

@@ -72,6 +72,8 @@ pub struct Config {
     pub read_your_writes: ReadYourWritesConfig,
     /// How long answers are kept for repeated requests.
     pub idempotency: IdempotencyConfig,
+    /// Second factors.
+    pub mfa: MfaConfig,
 }
 
 /// Shape of log lines.
@@ -201,6 +203,16 @@ pub struct IdempotencyConfig {
     pub retention_h: u32,
 }
 
+/// `[mfa]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MfaConfig {
+    /// Who authenticators say that their codes are for.
+    pub issuer: String,
+    /// Greatest age of a sign-in that sets up a second factor without the password, seconds; 0 = any.
+    pub fresh_sign_in_s: u32,
+}
+
 impl Config {
     /// Reads all layers. `file`: that file must exist; `None`: the file named by `ANNALS_CONFIG`, else `annals.toml` if there is one.
     ///
@@ -305,6 +317,9 @@ impl Config {
                 "database.pool_connections",
                 "must be at least 4: writer, projections and listener hold one each",
             );
+        }
+        if self.mfa.issuer.trim().is_empty() || self.mfa.issuer.chars().any(char::is_control) {
+            return refuse("mfa.issuer", "a name without control characters");
         }
         if self.admin_email.is_some() != self.admin_password.is_some() {
             return refuse("admin_email", "admin_email and admin_password belong together");

@@ -33,6 +33,7 @@ pub(crate) fn routes() -> OpenApiRouter<AppState> {
         .merge(routes::stream::router())
         .merge(routes::audit::router())
         .merge(routes::delivery::router())
+        .nest("/api/v1/admin", routes::mfa::admin_router())
 }
 
 /// Accounts and sign-ins, by paths below their prefix.
@@ -40,6 +41,7 @@ fn identity() -> OpenApiRouter<AppState> {
     routes::auth::router()
         .merge(routes::session::router())
         .merge(routes::user::router())
+        .merge(routes::mfa::router())
 }
 
 /// The router with its surroundings, ready to be served.

@@ -10,6 +10,7 @@ pub mod delivery;
 pub mod event;
 pub mod field;
 pub mod health;
+pub mod mfa;
 pub mod organization;
 pub mod route;
 pub mod session;

@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 
 use annals_commands::mfa::{self as commands, BackupCodes, Method, Proof, SecondFactorWanted};
+use annals_commands::services::password::MAX_PASSWORD_BYTES;
 use annals_commands::{CommandError, auth};
 use annals_domain::UserId;
 use axum::extract::State;
@@ -267,7 +268,13 @@ async fn disable(
 ) -> Result<Response, Problem> {
     let given = |member| Ok::<_, Problem>(text(&members, member)?.filter(|text| !text.is_empty()));
     let password = members.optional_text("password", MemberFault::BadRequest)?;
-    let password = password.filter(|text| !text.is_empty()).map(SecretString::from);
+    let password = password.filter(|text| !text.is_empty());
+    // Said even where a code makes it needless: what is sent is looked at.
+    if password.is_some_and(|text| text.len() > MAX_PASSWORD_BYTES) {
+        let rule = format!("password: must have at most {MAX_PASSWORD_BYTES} bytes");
+        return Err(Problem::bad_field("password", rule));
+    }
+    let password = password.map(SecretString::from);
     let proof = match (given("code")?, &password) {
         (Some(code), _) => Proof::Code(code),
         (None, Some(password)) => Proof::Password(password),

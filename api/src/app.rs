@@ -9,8 +9,8 @@ use annals_commands::reactions::mail::{MailOptions, Mailer};
 use annals_commands::services::mail::{MailService, MailSettingsError};
 use annals_commands::user::Register;
 use annals_commands::{
-    Clock, CommandContext, CommandError, CommandSettings, Commands, Lifetimes, LinkSettings, PasswordPolicy,
-    PasswordPool, PasswordSettings, SystemClock, TokenKey, TokenSettings, Tokens,
+    Clock, CommandContext, CommandError, CommandSettings, Commands, Lifetimes, LinkSettings, MfaSettings,
+    PasswordPolicy, PasswordPool, PasswordSettings, SystemClock, TokenKey, TokenSettings, Tokens,
 };
 use annals_domain::{Caller, ClaimScope, EmailAddress, Role};
 use annals_eventstore::checkpoint;
@@ -472,6 +472,10 @@ fn command_settings(config: &Config) -> CommandSettings {
             sign_up_seconds: config.link.sign_up_lifetime_s,
             invitation_seconds: config.link.invitation_lifetime_s,
             most_per_hour: config.link.most_per_hour,
+        },
+        mfa: MfaSettings {
+            issuer: config.mfa.issuer.clone(),
+            fresh_sign_in_seconds: config.mfa.fresh_sign_in_s,
         },
         ..CommandSettings::default()
     }

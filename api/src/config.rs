@@ -79,6 +79,8 @@ pub struct Config {
     pub link: LinkConfig,
     /// What only a developer's machine may do.
     pub development: DevelopmentConfig,
+    /// Second factors.
+    pub mfa: MfaConfig,
 }
 
 /// Shape of log lines.
@@ -275,6 +277,16 @@ pub struct DevelopmentConfig {
     pub reveal_tokens: bool,
 }
 
+/// `[mfa]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MfaConfig {
+    /// Who authenticators say that their codes are for.
+    pub issuer: String,
+    /// Greatest age of a sign-in that sets up a second factor without the password, seconds; 0 = any.
+    pub fresh_sign_in_s: u32,
+}
+
 impl Config {
     /// Reads all layers. `file`: that file must exist; `None`: the file named by `ANNALS_CONFIG`, else `annals.toml` if there is one.
     ///
@@ -400,6 +412,9 @@ impl Config {
             );
         }
         MailService::new(&self.mail_settings()).map_err(|error| ConfigError::Invalid(format!("[mail] {error}")))?;
+        if self.mfa.issuer.trim().is_empty() || self.mfa.issuer.chars().any(char::is_control) {
+            return refuse("mfa.issuer", "a name without control characters");
+        }
         if self.admin_email.is_some() != self.admin_password.is_some() {
             return refuse("admin_email", "admin_email and admin_password belong together");
         }

@@ -324,6 +324,10 @@ impl From<CommandError> for Problem {
                 code,
                 "Others keep changing the same thing. Asking again is safe.",
             ),
+            CommandError::TooManyAttempts {
+                message, retry_after, ..
+            } => Self::new(StatusCode::TOO_MANY_REQUESTS, code, message)
+                .with_header(RETRY_AFTER, HeaderValue::from(seconds(retry_after).max(1))),
             CommandError::Overloaded { retry_after } => Self::unavailable(
                 seconds(retry_after),
                 "Too much work is waiting. Please try again later.",

@@ -35,6 +35,7 @@ pub(crate) fn routes() -> OpenApiRouter<AppState> {
         .merge(routes::stream::router())
         .merge(routes::audit::router())
         .merge(routes::delivery::router())
+        .nest("/api/v1/admin", routes::mfa::admin_router())
 }
 
 /// Accounts and sign-ins, by paths below their prefix.
@@ -46,6 +47,7 @@ fn identity() -> OpenApiRouter<AppState> {
         .merge(routes::email_verification::router())
         .merge(routes::sign_up::router())
         .merge(routes::invitation::router())
+        .merge(routes::mfa::router())
 }
 
 /// The router with its surroundings, ready to be served.

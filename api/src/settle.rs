@@ -23,6 +23,8 @@ pub mod models {
     pub const IDENTITY: &[&str] = &["users", "sessions", "organizations"];
     /// Sign-ins.
     pub const SESSION: &[&str] = &["sessions"];
+    /// Second factors; setting one up or taking it away ends sessions.
+    pub const MFA: &[&str] = &["second_factors", "sessions"];
     /// Accounts.
     pub const USER: &[&str] = &["users"];
 }

@@ -1,7 +1,7 @@
 //! Commands about credentials: signing in, proving a token, changing a password.
 //!
 //! Signing in answers strangers, so its cost must not tell what it found: whatever the identifier, its claims are
-//! looked up, two streams are read and exactly one hash is computed, and a failure is recorded behind the answer. What
+//! looked up, three streams are read and exactly one hash is computed, and a failure is recorded behind the answer. What
 //! differs is small beside a hash: the streams of somebody unknown are empty, and the personal key of a known user is
 //! fetched when this process has not had it for a minute. Users are found by claims, which are as old as the last
 //! commit, never by a read model that may lag.
@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use annals_domain::{
-    Actor, Auth, AuthCommand, Caller, ClaimKey, ClaimScope, Device, EmailAddress, LinkPurpose, OrganizationId,
+    Actor, Auth, AuthCommand, Caller, ClaimKey, ClaimScope, Device, EmailAddress, LinkPurpose, Mfa, OrganizationId,
     PasswordHash, Personal, RevocationReason, Role, Session, SessionCommand, SessionId, Timestamp, User, UserId,
     Username,
 };
@@ -27,6 +27,7 @@ use tracing::instrument;
 use uuid::Uuid;
 
 use crate::executor::{Reference, Staged};
+use crate::mfa::{self, Guess, SecondFactorWanted};
 use crate::services::password::{PasswordError, normalise};
 use crate::services::token::TokenFault;
 use crate::session::{IssuedTokens, Opening, address_of, identify, live_sessions, stage_revocations};
@@ -95,27 +96,60 @@ pub struct SignedIn {
     pub position: Position,
 }
 
-/// Opens a session for whoever knows the password. Anybody may ask.
+/// What a right password leads to.
+#[derive(Debug)]
+pub enum SignIn {
+    /// A session.
+    Opened(Box<SignedIn>),
+    /// A second factor is asked for; there is no session yet.
+    SecondFactor(SecondFactorWanted),
+}
+
+/// Opens a session for whoever knows the password and is asked for nothing else. Anybody may ask.
 ///
 /// # Errors
-/// `auth.invalid_credentials`, the same for every reason that a stranger could use; `user.disabled` only after the
-/// right password; [`CommandError::Overloaded`] when too many passwords wait to be hashed.
-#[instrument(name = "auth.sign_in", skip_all)]
+/// As [`sign_in_in_parts`]; `mfa.required` where a second factor is asked for.
 pub async fn sign_in(
     cx: &CommandContext<'_>,
     credential: Credential<'_>,
     password: &SecretString,
     options: SignInOptions,
 ) -> Result<SignedIn, CommandError> {
+    match sign_in_in_parts(cx, credential, password, None, options).await? {
+        SignIn::Opened(signed_in) => Ok(*signed_in),
+        SignIn::SecondFactor(_) => Err(CommandError::rule(mfa::REQUIRED, None, "MFA verification required")),
+    }
+}
+
+/// Opens a session for whoever knows the password and shows a code of the second factor, if there is one. Without the
+/// code, the right password gets a token to go on with, and nothing is written. Anybody may ask.
+///
+/// # Errors
+/// `auth.invalid_credentials`, the same for every reason that a stranger could use; only after the right password:
+/// `user.disabled`, `mfa.code_invalid`, [`CommandError::TooManyAttempts`]; [`CommandError::Overloaded`] when too many
+/// passwords wait to be hashed.
+#[instrument(name = "auth.sign_in", skip_all)]
+pub async fn sign_in_in_parts(
+    cx: &CommandContext<'_>,
+    credential: Credential<'_>,
+    password: &SecretString,
+    code: Option<&str>,
+    options: SignInOptions,
+) -> Result<SignIn, CommandError> {
     let owners = cx.store().owners_of(&credential.keys()).await?;
     let found = owners.into_iter().flatten().next();
     // A stranger's streams are read too, and are empty.
     let user_id = UserId::new(found.unwrap_or_else(Uuid::now_v7));
     let mut verified: Option<PasswordHash> = None;
+    let mut guess = code.map(Guess::new);
     let mut retry = cx.retry();
     loop {
         let mut unit = UnitOfWork::new(cx);
-        let (auth, user) = tokio::try_join!(unit.load::<Auth>(user_id), unit.load::<User>(user_id))?;
+        let (auth, user, mfa) = tokio::try_join!(
+            unit.load::<Auth>(user_id),
+            unit.load::<User>(user_id),
+            unit.load::<Mfa>(user_id)
+        )?;
         let stored = auth.state.password.as_ref().and_then(Personal::get);
         // A retry does not hash again, unless the password was changed under our feet.
         if verified.is_none() || verified.as_ref() != stored {
@@ -125,28 +159,40 @@ pub async fn sign_in(
             }
             verified = stored.cloned();
         }
-        match open_session(cx, &mut unit, &auth, user, options).await {
-            Ok(opened) => {
-                let commit = match unit.commit().await {
-                    Ok(commit) => commit,
-                    Err(CommandError::Missing {
-                        scope: ClaimScope::User,
-                        ..
-                    }) => return Err(disabled()),
-                    Err(error) => {
-                        retry.after(error).await?;
-                        continue;
-                    }
-                };
-                return Ok(opened.at(commit.position));
+        let attempt = async {
+            let opened = open_session(cx, &mut unit, &auth, user, options).await?;
+            if !mfa.state.is_enabled() {
+                // Set up in between, it must be asked for.
+                unit.rely_on(&mfa);
+            } else if let Some(guess) = &mut guess {
+                let accept = guess.look_at(cx, &mfa, None, Some(opened.session_id)).await?;
+                unit.stage(mfa, [accept])?;
+            } else if let Some(password) = &verified {
+                return Ok(SignIn::SecondFactor(mfa::want_second_factor(cx, user_id, password)?));
             }
-            Err(error) => return Err(error),
+            let commit = unit.commit().await.map_err(gone_is_disabled)?;
+            Ok(SignIn::Opened(Box::new(opened.at(commit.position))))
+        };
+        match attempt.await {
+            Ok(done) => return Ok(done),
+            Err(error) => retry.after(error).await?,
         }
     }
 }
 
+/// To whoever knows the password, a user who is gone at the moment of the commit was disabled.
+pub(crate) fn gone_is_disabled(error: CommandError) -> CommandError {
+    match error {
+        CommandError::Missing {
+            scope: ClaimScope::User,
+            ..
+        } => disabled(),
+        other => other,
+    }
+}
+
 /// Whether the password is the stored one; exactly one hash, except for a password so long that no user can have it.
-async fn check(
+pub(crate) async fn check(
     cx: &CommandContext<'_>,
     password: &SecretString,
     stored: Option<&PasswordHash>,
@@ -162,17 +208,17 @@ fn disabled() -> CommandError {
 }
 
 /// A session that is staged, with everything that its client gets: nothing that can fail is left for after the commit.
-struct Opened {
+pub(crate) struct Opened {
     user_id: UserId,
     user: User,
-    session_id: SessionId,
+    pub(crate) session_id: SessionId,
     tokens: IssuedTokens,
     organization_id: Option<OrganizationId>,
 }
 
 /// Stages the start of a session. The commit depends on the user being enabled, and on the credentials being those
 /// that were checked: a password changed in between is asked for again.
-async fn open_session(
+pub(crate) async fn open_session(
     cx: &CommandContext<'_>,
     unit: &mut UnitOfWork<'_>,
     auth: &Staged<Auth>,
@@ -203,7 +249,7 @@ async fn open_session(
 }
 
 impl Opened {
-    fn at(self, position: Position) -> SignedIn {
+    pub(crate) fn at(self, position: Position) -> SignedIn {
         SignedIn {
             user_id: self.user_id,
             user: self.user,
@@ -439,7 +485,8 @@ pub async fn change_password(cx: &CommandContext<'_>, change: ChangePassword) ->
         };
         match attempt.await {
             Ok((revoked, position)) => {
-                let late = revoke_older(cx, user_id, keep, position).await;
+                let reason = RevocationReason::PasswordChanged;
+                let late = revoke_older(cx, user_id, keep, position, reason).await;
                 return Ok(PasswordChanged {
                     sessions_revoked: revoked + late,
                     position,
@@ -450,19 +497,20 @@ pub async fn change_password(cx: &CommandContext<'_>, change: ChangePassword) ->
     }
 }
 
-/// Ends sessions that were opened with the old password between the listing of the sessions and the commit. Those
-/// opened later have proven the new one, for their start depends on the credentials' version. The password is changed
-/// already, so that a failure is only logged. Returns how many ended.
+/// Ends sessions that were opened with the old credentials between the listing of the sessions and the commit. Those
+/// opened later have proven the new ones, for their start depends on the credentials' version. They are changed already,
+/// so that a failure is only logged. Returns how many ended.
 pub(crate) async fn revoke_older(
     cx: &CommandContext<'_>,
     user_id: UserId,
     keep: Option<SessionId>,
     changed_at: Position,
+    reason: RevocationReason,
 ) -> u64 {
     let sessions = match live_sessions(cx, user_id).await {
         Ok(sessions) => sessions,
         Err(error) => {
-            tracing::error!(user.id = %user_id, %error, "sessions opened with the old password may go on");
+            tracing::error!(user.id = %user_id, %error, "sessions opened with the old credentials may go on");
             return 0;
         }
     };
@@ -471,11 +519,11 @@ pub(crate) async fn revoke_older(
         if keep == Some(session_id) {
             continue;
         }
-        match revoke_if_older(cx, session_id, changed_at).await {
+        match revoke_if_older(cx, session_id, changed_at, reason).await {
             Ok(true) => late += 1,
             Ok(false) => {}
             Err(error) => {
-                tracing::error!(session.id = %session_id, %error, "a session opened with the old password may go on");
+                tracing::error!(session.id = %session_id, %error, "a session opened with the old credentials may go on");
             }
         }
     }
@@ -486,13 +534,13 @@ async fn revoke_if_older(
     cx: &CommandContext<'_>,
     session_id: SessionId,
     changed_at: Position,
+    reason: RevocationReason,
 ) -> Result<bool, CommandError> {
     let stream = StreamId::new(Session::TYPE, session_id);
     let started = cx.store().read_stream(&stream, 0, 1).await?;
     if started.first().is_none_or(|record| record.position >= changed_at) {
         return Ok(false);
     }
-    let reason = RevocationReason::PasswordChanged;
     let command = SessionCommand::Revoke { reason, at: cx.now() };
     match cx.execute::<Session>(session_id, command, None, Vec::new()).await {
         Ok(_) => Ok(true),
@@ -532,7 +580,7 @@ impl FailureRecorder {
     }
 
     /// Notes a wrong password for `user_id`, if there is such a user with a password.
-    fn record(&self, cx: &CommandContext<'_>, auth: &Staged<Auth>, user_id: UserId) {
+    pub(crate) fn record(&self, cx: &CommandContext<'_>, auth: &Staged<Auth>, user_id: UserId) {
         if auth.state.password.is_none() {
             return;
         }

@@ -37,7 +37,7 @@ const LARGEST_STATE: usize = 1 << 20;
 const MEMORY_PER_BYTE: usize = 3;
 
 /// Aggregates whose states are not kept: they hold what opens doors, and are decided upon without an append.
-const NEVER_KEPT: &[&str] = &["auth", "session"];
+const NEVER_KEPT: &[&str] = &["auth", "mfa", "session"];
 
 /// How often kept states were of use, since the start.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

@@ -63,6 +63,16 @@ pub enum CommandError {
     /// The idempotency key was used before, for another request.
     #[error("the idempotency key belongs to another request")]
     IdempotencyKeyReused,
+    /// Too many attempts have failed; the next one is looked at later.
+    #[error("{message}")]
+    TooManyAttempts {
+        /// A stable name for clients.
+        code: &'static str,
+        /// For people.
+        message: String,
+        /// When to ask again.
+        retry_after: Duration,
+    },
     /// Too much work is waiting.
     #[error("too much work is waiting")]
     Overloaded {
@@ -106,7 +116,7 @@ impl CommandError {
     pub fn code(&self) -> &'static str {
         match self {
             Self::Denied(denied) => denied.code(),
-            Self::Domain { code, .. } => code,
+            Self::Domain { code, .. } | Self::TooManyAttempts { code, .. } => code,
             Self::Taken { scopes } => scopes.first().map_or("claim.taken", |scope| taken_code(*scope)),
             Self::Missing { scope, .. } => missing_code(*scope),
             Self::Token(fault) => fault.code(),

@@ -18,6 +18,7 @@ pub mod executor;
 pub mod field;
 pub mod invitation;
 pub mod link;
+pub mod mfa;
 pub mod organization;
 pub mod password_reset;
 pub mod reactions;
@@ -43,7 +44,7 @@ pub use executor::{Commit, Committed, Reference, Staged, UnitOfWork};
 pub use secrecy::SecretString;
 pub use services::password::{PasswordPool, PasswordSettings};
 pub use services::token::{TokenFault, TokenKey, TokenSettings, Tokens};
-pub use settings::{CommandSettings, Lifetimes, LinkSettings, PasswordPolicy, RefreshKind, SignInOptions};
+pub use settings::{CommandSettings, Lifetimes, LinkSettings, MfaSettings, PasswordPolicy, RefreshKind, SignInOptions};
 
 /// Everything that commands work with. Clones share it.
 #[derive(Clone)]

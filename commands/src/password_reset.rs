@@ -113,7 +113,7 @@ pub async fn redeem(
         };
         match attempt.await {
             Ok((revoked, position)) => {
-                let late = revoke_older(cx, user_id, None, position).await;
+                let late = revoke_older(cx, user_id, None, position, RevocationReason::PasswordChanged).await;
                 return Ok(PasswordChanged {
                     sessions_revoked: revoked + late,
                     position,

@@ -20,6 +20,8 @@ pub struct CommandSettings {
     pub failures_per_minute: u32,
     /// Lifetimes and numbers of mailed links.
     pub links: LinkSettings,
+    /// Second factors.
+    pub mfa: MfaSettings,
 }
 
 impl Default for CommandSettings {
@@ -37,6 +39,7 @@ impl Default for CommandSettings {
             conflict_retries: 10,
             failures_per_minute: 20,
             links: LinkSettings::default(),
+            mfa: MfaSettings::default(),
         }
     }
 }
@@ -95,6 +98,24 @@ impl LinkSettings {
             LinkPurpose::EmailVerification => self.verification_seconds,
             LinkPurpose::SignUp => self.sign_up_seconds,
             LinkPurpose::Invitation => self.invitation_seconds,
+        }
+    }
+}
+
+/// What an operator decides about second factors.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MfaSettings {
+    /// Who authenticators say that their codes are for.
+    pub issuer: String,
+    /// How long after a sign-in a second factor can be set up without giving the password again, in seconds; 0: always.
+    pub fresh_sign_in_seconds: u32,
+}
+
+impl Default for MfaSettings {
+    fn default() -> Self {
+        Self {
+            issuer: "Annals".to_owned(),
+            fresh_sign_in_seconds: 600,
         }
     }
 }

@@ -25,6 +25,7 @@ pub mod invitation;
 pub mod lifecycle;
 pub mod link;
 pub mod metadata;
+pub mod mfa;
 pub mod organization;
 pub mod permission;
 pub mod personal;
@@ -52,6 +53,7 @@ pub use kind::EventKind;
 pub use lifecycle::Lifecycle;
 pub use link::{Link, LinkCommand, LinkError, LinkEvent, LinkPurpose, LinkStatus};
 pub use metadata::Metadata;
+pub use mfa::{ChallengeRef, Mfa, MfaCommand, MfaError, MfaEvent};
 pub use organization::{Organization, OrganizationCommand, OrganizationError, OrganizationEvent, OrganizationRole};
 pub use permission::{Permission, Role};
 pub use personal::Personal;
@@ -62,5 +64,6 @@ pub use route::{Route, RouteCommand, RouteError, RouteEvent};
 pub use session::{RevocationReason, Session, SessionCommand, SessionError, SessionEvent, SessionStatus};
 pub use user::{User, UserCommand, UserError, UserEvent};
 pub use values::{
-    DisplayName, EmailAddress, LinkNonce, PasswordHash, Realm, Slug, Timestamp, TokenDigest, Username, ValueError,
+    DisplayName, EmailAddress, LinkNonce, PasswordHash, Realm, Slug, Timestamp, TokenDigest, TotpSecret, Username,
+    ValueError,
 };

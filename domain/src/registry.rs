@@ -12,6 +12,7 @@ use crate::datatype::{self, Datatype, DatatypeEvent};
 use crate::field::{self, Field, FieldEvent};
 use crate::invitation::{self, Invitation, InvitationEvent};
 use crate::link::{self, Link, LinkEvent};
+use crate::mfa::{self, Mfa, MfaEvent};
 use crate::organization::{self, Organization, OrganizationEvent};
 use crate::registration::{self, Registration, RegistrationEvent};
 use crate::route::{self, Route, RouteEvent};
@@ -256,6 +257,7 @@ registry! {
     Link: LinkEvent, Link, link;
     Registration: RegistrationEvent, Registration, registration;
     Invitation: InvitationEvent, Invitation, invitation;
+    Mfa: MfaEvent, Mfa, mfa;
 }
 
 impl AnyEvent {

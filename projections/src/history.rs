@@ -19,7 +19,13 @@ pub const MOST_EVENTS: u32 = 1_000;
 const FOLD_STEP: usize = 500;
 
 /// Members that prove who somebody is. They are facts of the log but no part of its history.
-const SECRETS: &[&str] = &["password", "refresh_digest"];
+const SECRETS: &[&str] = &[
+    "password",
+    "refresh_digest",
+    "totp_secret",
+    "offered_totp_secret",
+    "backup_codes",
+];
 
 /// Shown in place of a secret.
 const SECRET: &str = "[secret]";
@@ -191,7 +197,7 @@ async fn may_read(caller: &Caller, store: &EventStore, stream: &StreamId) -> Res
         "datatype" => Permission::DatatypeRead,
         "field" => Permission::FieldRead,
         "route" => Permission::RouteRead,
-        "user" | "auth" if is_self(caller, stream.id) => return Ok(()),
+        "user" | "auth" | "mfa" if is_self(caller, stream.id) => return Ok(()),
         "session" if is_own_session(caller, store, stream).await? => return Ok(()),
         _ => Permission::AuditRead,
     };

@@ -12,6 +12,7 @@ pub mod engine;
 mod error;
 pub mod field;
 pub mod history;
+pub mod mfa;
 pub mod order_key;
 pub mod organization;
 pub mod page;
@@ -41,5 +42,6 @@ pub fn read_models() -> Vec<Arc<dyn Projection>> {
         Arc::new(route::Routes),
         Arc::new(content::Contents),
         Arc::new(audit_trail::AuditTrail),
+        Arc::new(mfa::SecondFactors),
     ]
 }

@@ -225,6 +225,27 @@ pub async fn by_ids(caller: &Caller, database: &Database, ids: &[UserId]) -> Res
     read(database, ids.iter().map(|id| id.as_uuid()).collect()).await
 }
 
+const ADMINISTRATORS: &str = "
+select user_id, email, username, name, role, verified, disabled, disabled_reason, created_at, updated_at, version
+  from view.users
+ where role = 'administrator'
+   and not disabled
+ order by user_id
+ limit $1";
+
+/// The administrators who may sign in, by id; of more than [`MOST_ROWS`], the first.
+///
+/// # Errors
+/// [`QueryError::Denied`] without `user.read`.
+pub async fn administrators(caller: &Caller, database: &Database) -> Result<Vec<UserRow>, QueryError> {
+    caller.require(Permission::UserRead)?;
+    let stored: Vec<Stored> = sqlx::query_as(ADMINISTRATORS)
+        .bind(i64::from(MOST_ROWS))
+        .fetch_all(database.pool())
+        .await?;
+    stored.into_iter().map(TryInto::try_into).collect()
+}
+
 async fn read(database: &Database, ids: Vec<Uuid>) -> Result<Vec<UserRow>, QueryError> {
     let stored: Vec<Stored> = sqlx::query_as(BY_IDS)
         .bind(ids)

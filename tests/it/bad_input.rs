@@ -410,6 +410,9 @@ async fn sound_requests(site: &Site) -> Vec<Sound> {
         json!({"revoke_all_sessions": false, "session_id": null}),
         Some(leaving),
     );
+    for (method, path, body, caller) in crate::mfa::sound_requests(app).await {
+        add(method, path, path.to_owned(), body, caller);
+    }
     let path = "/api/auth/register/";
     let body = json!({"email": "django@example.com", "username": "django", "password": PASSWORD, "password_confirm": PASSWORD});
     add(Method::POST, path, path.to_owned(), body.clone(), None);
@@ -466,7 +469,14 @@ fn wrong_values(name: &str, schema: &Value) -> Vec<(&'static str, Value)> {
 }
 
 /// What is compared with a secret is wrong, not malformed, however long it is: 401, and no hint which part was wrong.
-const CREDENTIALS: &[&str] = &["first_credential", "password", "refresh", "refresh_token", "token"];
+const CREDENTIALS: &[&str] = &[
+    "first_credential",
+    "password",
+    "pending_token",
+    "refresh",
+    "refresh_token",
+    "token",
+];
 
 impl Sound {
     async fn send(&self, site: &Site, body: &Value) -> Answer {
@@ -495,8 +505,9 @@ impl Sound {
             }
         }
         // Wrong passwords are facts, recorded beside the answer; what they say is asserted with the sign-in itself.
-        let records_failures =
-            schemas.contains_key("current_password") || operation.path.trim_end_matches('/').ends_with("/login");
+        let records_failures = schemas.contains_key("current_password")
+            || operation.path.trim_end_matches('/').ends_with("/login")
+            || operation.path.contains("/mfa") && schemas.contains_key("password");
         site.app().state().commands().quiesce().await;
         let before = site.head().await;
         for (what, name, body) in spoilt {

@@ -29,6 +29,7 @@ mod http;
 mod idempotency;
 mod invitation;
 mod mail;
+mod mfa;
 mod password_reset;
 mod projections;
 mod route;

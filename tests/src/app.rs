@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use annals_api::{App, AppState, Config};
 use annals_commands::user::Register;
-use annals_commands::{PasswordPolicy, SystemClock};
+use annals_commands::{Clock, PasswordPolicy, SystemClock};
 use annals_domain::{Caller as DomainCaller, EmailAddress, Role};
 use annals_eventstore::{EventStore, Position};
 use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
@@ -49,6 +49,11 @@ impl TestApp {
 
     /// With a configuration of the test's own.
     pub async fn with(change: impl FnOnce(&mut Config)) -> Self {
+        Self::on_clock(Arc::new(SystemClock), change).await
+    }
+
+    /// The same by another clock.
+    pub async fn on_clock(clock: Arc<dyn Clock>, change: impl FnOnce(&mut Config)) -> Self {
         let database = TestDatabase::new().await;
         let keys = tempfile::tempdir().expect("a folder for the keys");
         let mut config = Config::defaults();
@@ -58,7 +63,7 @@ impl TestApp {
         config.password.iterations = 1;
         config.password.queue = 4096;
         change(&mut config);
-        let app = App::start_on(database.database(), config, Arc::new(SystemClock))
+        let app = App::start_on(database.database(), config, clock)
             .await
             .expect("the application starts");
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("a free port");

@@ -4,7 +4,7 @@
 //! registration and sign-in answer 401. Cookies count for nothing here. Where the origin answers 500 (a list as body, a
 //! number as name) this answers 400; an empty password, which the origin stores and never accepts again, is refused.
 
-use annals_commands::auth::{self, AuthFailure, Credential};
+use annals_commands::auth::{self, AuthFailure, Credential, SignIn};
 use annals_commands::user::Register;
 use annals_commands::{CommandError, PasswordPolicy, TokenFault};
 use annals_domain::{Caller, ClaimKey, ClaimScope, EmailAddress, Personal, User, UserId, Username};
@@ -26,6 +26,7 @@ use crate::app::AppState;
 use crate::extract::{Prefer, anonymous, check_json_text, must_be_verified, read_body, verify_token};
 use crate::middleware::idempotency::Exchange;
 use crate::problem::Problem;
+use crate::routes::mfa::LONGEST_CODE;
 use crate::settle::models;
 
 /// Routes at the root, trailing slash and all.
@@ -503,6 +504,8 @@ pub(crate) struct DjangoSignIn {
     /// Mail address or username.
     first_credential: String,
     password: String,
+    /// Code of the second factor, where one is asked for; the contract knows none.
+    mfa_code: Option<String>,
 }
 
 /// Sign in with mail address or username.
@@ -537,11 +540,26 @@ async fn signed_in(app: &AppState, parts: &mut Parts, body: Body) -> Result<Resp
         Value::String(text) => SecretString::from(text.as_str()),
         _ => return Err(refuse("password must be a string")),
     };
+    let code = match data.get("mfa_code") {
+        None => None,
+        value if is_falsy(value) => None,
+        Some(Value::String(text)) if text.chars().count() <= LONGEST_CODE => Some(text.trim()),
+        Some(Value::String(_)) => return Err(refuse("mfa_code is too long")),
+        Some(_) => return Err(refuse("mfa_code must be a string")),
+    };
     let caller = anonymous(&parts.headers, &parts.extensions);
     let options = app.commands().settings().signed_sign_in();
     let credential = Credential::EmailOrUsername(&credential);
-    let signed_in = match auth::sign_in(&app.on_behalf_of(&caller), credential, &password, options).await {
-        Ok(signed_in) => signed_in,
+    let done = auth::sign_in_in_parts(&app.on_behalf_of(&caller), credential, &password, code, options).await;
+    let signed_in = match done {
+        Ok(SignIn::Opened(signed_in)) => *signed_in,
+        // The contract has no second step: the code is asked for in the same request.
+        Ok(SignIn::SecondFactor(_)) => {
+            return Err(view.refuse(StatusCode::UNAUTHORIZED, "MFA verification required: send mfa_code"));
+        }
+        Err(error) if error.code() == annals_commands::mfa::CODE_INVALID => {
+            return Err(view.refuse(StatusCode::UNAUTHORIZED, "Invalid MFA code"));
+        }
         Err(error) if matches!(error.code(), auth::INVALID_CREDENTIALS | auth::USER_DISABLED) => {
             return Err(view.refuse(StatusCode::UNAUTHORIZED, "Invalid credentials"));
         }

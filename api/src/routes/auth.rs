@@ -3,7 +3,7 @@
 
 use std::borrow::Cow;
 
-use annals_commands::auth::{self as commands, Credential};
+use annals_commands::auth::{self as commands, Credential, SignIn, SignedIn};
 use annals_commands::session::IssuedTokens;
 use annals_commands::user::{Register, Registered};
 use annals_commands::{CommandError, PasswordPolicy};
@@ -11,7 +11,7 @@ use annals_domain::{Actor, ClaimScope, EmailAddress, RevocationReason, Timestamp
 use annals_eventstore::Position;
 use axum::extract::State;
 use axum::http::header::SET_COOKIE;
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::{AppendHeaders, IntoResponse, Response};
 use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
@@ -26,6 +26,7 @@ use crate::extract::{
     AnyJson, Caller, Json, MaybeCaller, MemberFault, Members, MinPosition, OptionalJson, Prefer, Stranger,
 };
 use crate::problem::{Problem, ProblemBody};
+use crate::routes::mfa::{self, SecondFactorBody};
 use crate::routes::organization::{MembershipBody, OrganizationBody, memberships};
 use crate::routes::session::{self, MessageOnly};
 use crate::routes::user::{UserBody, check_name};
@@ -534,6 +535,19 @@ pub(crate) struct SignInBody {
     email: String,
     /// Password.
     password: String,
+    /// Code of the second factor, for a sign-in in one part; ignored where none is asked for.
+    mfa_code: Option<String>,
+}
+
+/// Answer to a sign-in: a session, or where a second factor is asked for, a token to go on with at `/mfa/verify`.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(untagged)]
+#[allow(dead_code, reason = "describes the answer; the handler sends one of its two forms")]
+pub(crate) enum SignInAnswer {
+    /// A session.
+    SignedIn(Box<SignedInBody>),
+    /// A second factor is asked for.
+    SecondFactor(SecondFactorBody),
 }
 
 /// Answer to a sign-in: the union of the documents' bodies.
@@ -565,30 +579,49 @@ pub(crate) struct SignedInData {
 #[utoipa::path(post, path = "/login", tag = "auth", request_body = SignInBody,
     params(("X-Device-ID" = Option<String>, Header), ("X-Device-Name" = Option<String>, Header),
         ("X-Device-Type" = Option<String>, Header, description = "mobile, tablet, desktop")),
-    responses((status = 200, body = SignedInBody), (status = "4XX", body = ProblemBody)))]
+    responses((status = 200, body = SignInAnswer), (status = "4XX", body = ProblemBody)))]
 pub(crate) async fn sign_in(
     State(app): State<AppState>,
     Stranger(stranger): Stranger,
     prefer: Prefer,
     AnyJson(body): AnyJson,
 ) -> Result<Response, Problem> {
-    let (email, password) = read_sign_in(&Members::of(body, MemberFault::BadRequest)?)?;
+    let members = Members::of(body, MemberFault::BadRequest)?;
+    let (email, password) = read_sign_in(&members)?;
+    let code = mfa::text(&members, "mfa_code")?.filter(|code| !code.is_empty());
     let options = app.commands().settings().opaque_sign_in();
     let credential = Credential::Email(email.as_str());
-    let signed_in = commands::sign_in(&app.on_behalf_of(&stranger), credential, &password, options).await;
-    let signed_in = signed_in.map_err(wrong_credentials)?;
+    let done = commands::sign_in_in_parts(&app.on_behalf_of(&stranger), credential, &password, code, options).await;
+    match done.map_err(wrong_credentials)? {
+        SignIn::Opened(opened) => {
+            let message = "Login successful";
+            let (settled, cookie, body) = signed_in(&app, stranger, prefer, *opened, message).await?;
+            Ok((settled, AppendHeaders([(SET_COOKIE, cookie)]), Json(body)).into_response())
+        }
+        SignIn::SecondFactor(wanted) => Ok(Json(SecondFactorBody::of(&app, &wanted)).into_response()),
+    }
+}
+
+/// The answer to a sign-in that has opened a session, and the cookie that goes with it.
+pub(crate) async fn signed_in(
+    app: &AppState,
+    stranger: annals_domain::Caller,
+    prefer: Prefer,
+    signed_in: SignedIn,
+    message: &'static str,
+) -> Result<(Settled, HeaderValue, SignedInBody), Problem> {
     let settled = app.settle(models::IDENTITY, signed_in.position, prefer).await;
-    let granted = Granted::of(&app, &signed_in.tokens);
+    let granted = Granted::of(app, &signed_in.tokens);
     let user = UserBody::of_state(signed_in.user_id, &signed_in.user, signed_in.organization_id);
     let mine = annals_domain::Caller {
         actor: Actor::User(user.id),
         role: Some(user.role),
         ..stranger
     };
-    let organizations = organizations_of(&app, &mine, user.id).await?;
+    let organizations = organizations_of(app, &mine, user.id).await?;
     let answer = SignedInBody {
         success: true,
-        message: "Login successful",
+        message,
         token: granted.access_token.clone(),
         organization: organizations.first().map(|membership| membership.organization.clone()),
         organizations,
@@ -601,7 +634,7 @@ pub(crate) async fn sign_in(
         user,
     };
     let cookie = cookie::give(&app.config().cookie, &granted.access_token, granted.expires_in);
-    Ok((settled, AppendHeaders([(SET_COOKIE, cookie)]), Json(answer)).into_response())
+    Ok((settled, cookie, answer))
 }
 
 /// A missing member is 400 in the words of the Aragora document; a wrong one is 422 (FastAPI).
@@ -626,7 +659,10 @@ fn wrong_credentials(error: CommandError) -> Problem {
             "AUTH_INVALID_CREDENTIALS",
             "Invalid credentials",
         ),
-        // Said only to whoever knows the password.
+        // The rest is said only to whoever knows the password.
+        annals_commands::mfa::CODE_INVALID => {
+            Problem::new(StatusCode::UNAUTHORIZED, "AUTH_INVALID_MFA_CODE", "Invalid MFA code").on("mfa_code")
+        }
         commands::USER_DISABLED => Problem::from(error).with_status(StatusCode::FORBIDDEN),
         _ => error.into(),
     }

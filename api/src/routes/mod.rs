@@ -12,6 +12,7 @@ pub mod event;
 pub mod field;
 pub mod health;
 pub mod invitation;
+pub mod mfa;
 pub mod organization;
 pub mod password_reset;
 pub mod route;

@@ -59,10 +59,10 @@ pub struct SessionBody {
     status: &'static str,
     /// Whether this request was made with it.
     is_current: bool,
-    /// No second factor was used.
+    /// Not determined.
     #[schema(value_type = Option<String>, format = "date-time")]
     mfa_verified_at: Option<Timestamp>,
-    /// No second factor was used.
+    /// Not determined.
     mfa_methods_used: Vec<String>,
 }
 

@@ -4,6 +4,8 @@
 //! pool therefore refuses work ([`PasswordError::Overloaded`]) instead of letting it wait without end, each thread
 //! keeps one block buffer for all its hashes, and work whose client has gone is dropped before it starts.
 
+mod codes;
+
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
@@ -188,7 +190,8 @@ impl PasswordPool {
     /// [`PasswordError`]; nothing was hashed unless the answer is a hash.
     pub async fn hash(&self, password: &SecretString) -> Result<PasswordHash, PasswordError> {
         let password = normalise(password.expose_secret())?;
-        self.ask(|reply| Job::Hash { password, reply }).await?
+        let salt = fresh_salt()?;
+        self.ask(|reply| Job::Hash { password, salt, reply }).await?
     }
 
     /// Whether `password` is the one that was hashed. Costs exactly one hash, whether there is a stored one or not:
@@ -228,6 +231,12 @@ impl PasswordPool {
         })?;
         answer.await.map_err(|_| PasswordError::Stopped)
     }
+}
+
+fn fresh_salt() -> Result<[u8; SALT_BYTES], PasswordError> {
+    let mut salt = [0; SALT_BYTES];
+    getrandom::fill(&mut salt).map_err(|_| PasswordError::Stopped)?;
+    Ok(salt)
 }
 
 /// One to three seconds.
@@ -290,7 +299,14 @@ impl Stored {
 enum Job {
     Hash {
         password: Zeroizing<String>,
+        salt: [u8; SALT_BYTES],
         reply: oneshot::Sender<Result<PasswordHash, PasswordError>>,
+    },
+    Find {
+        password: Zeroizing<String>,
+        /// Absent where a stored hash is unreadable or too costly.
+        stored: Vec<Option<Stored>>,
+        reply: oneshot::Sender<Option<usize>>,
     },
     Verify {
         password: Zeroizing<String>,
@@ -334,8 +350,15 @@ impl Worker {
 
     fn work(&mut self, job: Job) {
         match job {
-            Job::Hash { password, reply } if !reply.is_closed() => {
-                let _client_may_have_gone = reply.send(self.hash(&password));
+            Job::Hash { password, salt, reply } if !reply.is_closed() => {
+                let _client_may_have_gone = reply.send(self.hash(&password, salt));
+            }
+            Job::Find {
+                password,
+                stored,
+                reply,
+            } if !reply.is_closed() => {
+                let _client_may_have_gone = reply.send(self.find(&password, &stored));
             }
             Job::Verify {
                 password,
@@ -344,7 +367,7 @@ impl Worker {
             } if !reply.is_closed() => {
                 let _client_may_have_gone = reply.send(self.verify(&password, &stored));
             }
-            Job::Hash { .. } | Job::Verify { .. } => {} // the client has gone: spend nothing on it
+            Job::Hash { .. } | Job::Verify { .. } | Job::Find { .. } => {} // the client has gone: spend nothing on it
             #[cfg(test)]
             Job::Hold { started, until } => {
                 let _ = started.send(());
@@ -353,9 +376,7 @@ impl Worker {
         }
     }
 
-    fn hash(&mut self, password: &str) -> Result<PasswordHash, PasswordError> {
-        let mut salt = [0; SALT_BYTES];
-        getrandom::fill(&mut salt).map_err(|_| PasswordError::Stopped)?;
+    fn hash(&mut self, password: &str, salt: [u8; SALT_BYTES]) -> Result<PasswordHash, PasswordError> {
         let mut output = [0; OUTPUT_BYTES];
         let params = self.params.clone();
         self.compute(&params, password, &salt, &mut output)
@@ -578,7 +599,8 @@ mod tests {
         running.await.unwrap();
         let (reply, answer) = oneshot::channel();
         let password = super::normalise("gone").unwrap();
-        pool.jobs.try_send(Job::Hash { password, reply }).ok().unwrap();
+        let salt = [0; super::SALT_BYTES];
+        pool.jobs.try_send(Job::Hash { password, salt, reply }).ok().unwrap();
         drop(answer);
         drop(release);
         pool.hash(&secret("here")).await.unwrap();

@@ -6,6 +6,8 @@
 //! claims, whole seconds, our issuer and audience. A token that passes proves who and which session; whether that
 //! session still lives is asked of the log.
 
+pub mod pending;
+
 use std::fmt;
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
@@ -242,6 +244,9 @@ struct RefreshClaims {
 enum TokenKind {
     Access,
     Refresh,
+    /// A sign-in that waits for its second factor; the name is that of the Aragora document.
+    #[serde(rename = "mfa_pending")]
+    MfaPending,
 }
 
 impl TokenKind {
@@ -249,6 +254,7 @@ impl TokenKind {
         match self {
             Self::Access => ACCESS_TYP,
             Self::Refresh => REFRESH_TYP,
+            Self::MfaPending => pending::PENDING_TYP,
         }
     }
 }

@@ -27,6 +27,8 @@ pub enum RevocationReason {
     PasswordChanged,
     /// Its user was disabled.
     UserDisabled,
+    /// Its user's second factor was set up or taken away.
+    MfaChanged,
 }
 
 impl RevocationReason {
@@ -39,6 +41,7 @@ impl RevocationReason {
             Self::UserRevoke => "user_revoke",
             Self::PasswordChanged => "password_changed",
             Self::UserDisabled => "user_disabled",
+            Self::MfaChanged => "mfa_changed",
         }
     }
 }

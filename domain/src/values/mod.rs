@@ -6,6 +6,7 @@ mod realm;
 mod secret;
 mod slug;
 mod timestamp;
+mod totp_secret;
 mod username;
 
 pub use email_address::EmailAddress;
@@ -14,6 +15,7 @@ pub use realm::{Realm, UnknownRealm};
 pub use secret::{LinkNonce, PasswordHash, TokenDigest};
 pub use slug::Slug;
 pub use timestamp::Timestamp;
+pub use totp_secret::TotpSecret;
 pub use username::Username;
 
 /// Why a text is not the value it should be.

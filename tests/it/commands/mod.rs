@@ -9,6 +9,7 @@ mod datatypes;
 mod promises;
 mod registration;
 mod routes;
+mod second_factors;
 mod sessions;
 mod sign_in;
 

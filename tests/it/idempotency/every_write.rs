@@ -105,7 +105,15 @@ async fn valid_writes(app: &TestApp, editor: &Caller) -> Vec<(&'static str, Requ
     let request = |method: Method, path: &str| editor.request(method, path);
     let person = app.register().await;
     let leaving = app.register().await;
-    vec![
+    let second_factor = crate::mfa::sound_requests(app).await.into_iter();
+    let second_factor = second_factor.map(|(method, path, body, caller)| {
+        let request = match &caller {
+            Some(caller) => caller.request(method, path),
+            None => app.request(method, path),
+        };
+        (path, request.json(&body))
+    });
+    let mut writes = vec![
         (
             "create datatype",
             request(Method::POST, "/api/v1/datatype").json(&datatype("New")),
@@ -188,7 +196,9 @@ async fn valid_writes(app: &TestApp, editor: &Caller) -> Vec<(&'static str, Requ
                 .request(Method::POST, "/api/v1/auth/password")
                 .json(&json!({ "current_password": PASSWORD, "new_password": "Another!Horse8" })),
         ),
-    ]
+    ];
+    writes.extend(second_factor);
+    writes
 }
 
 #[tokio::test]
@@ -198,7 +208,7 @@ async fn every_kind_of_write_replays() {
     let mut names = BTreeSet::new();
     for (name, request) in valid_writes(&app, &editor).await {
         assert!(names.insert(name), "{name} twice");
-        let request = request.header(KEY, &name.replace(' ', "-"));
+        let request = request.header(KEY, &name.replace([' ', '/'], "-"));
         let again = request.again();
         let before = app.head().await;
         let first = request.send().await;

@@ -213,12 +213,15 @@ fn jw_6_each_kind_of_token_serves_its_own_purpose() {
     let missing = with_header(|header| drop(header.as_object_mut().unwrap().remove("typ")));
     assert_eq!(refused(&missing), TokenFault::Invalid);
     for name in ["type", "token_type"] {
+        for other in ["refresh", "mfa_pending"] {
+            assert_eq!(
+                refused(&with_claims(|claims| claims[name] = json!(other))),
+                TokenFault::WrongType,
+                "{other}"
+            );
+        }
         assert_eq!(
-            refused(&with_claims(|claims| claims[name] = json!("refresh"))),
-            TokenFault::WrongType
-        );
-        assert_eq!(
-            refused(&with_claims(|claims| claims[name] = json!("mfa_pending"))),
+            refused(&with_claims(|claims| claims[name] = json!("id"))),
             TokenFault::Invalid
         );
     }

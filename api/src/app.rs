@@ -147,6 +147,7 @@ impl App {
         }
         warn_of_faults(&database).await;
         let store = start_store(database, &config).await?;
+        store.remember_the_live();
         give_back_leases_of_the_dead(store.database()).await;
         let commands = match start_commands(&store, clock, &config) {
             Ok(commands) => commands,

@@ -26,6 +26,7 @@ mod freshness;
 mod golden;
 mod http;
 mod idempotency;
+mod liveness;
 mod projections;
 mod route;
 mod session;

@@ -6,9 +6,11 @@
 mod app;
 mod client;
 mod database;
+mod neighbour;
 mod server;
 
 pub use app::{Answer, Caller, PASSWORD, Request, TestApp};
 pub use client::client;
 pub use database::TestDatabase;
+pub use neighbour::Neighbour;
 pub use server::reachable_folder;

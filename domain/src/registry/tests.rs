@@ -121,7 +121,9 @@ fn every_event_that_ends_liveness_is_listed_and_no_other() {
             found.insert(event_type);
         }
     }
-    let listed = crate::claims::ENDS_OF_LIVENESS.iter().map(|listed| (*listed).to_owned());
+    let listed = crate::claims::ENDS_OF_LIVENESS
+        .iter()
+        .map(|listed| (*listed).to_owned());
     assert_eq!(found, listed.collect());
 }
 

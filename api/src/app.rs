@@ -451,6 +451,7 @@ fn command_settings(config: &Config) -> CommandSettings {
             access_seconds: token.django_access_lifetime_s,
             refresh_seconds: token.django_refresh_lifetime_s,
         },
+        refresh_grace_seconds: token.refresh_grace_s,
         ..CommandSettings::default()
     }
 }

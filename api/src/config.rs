@@ -163,6 +163,8 @@ pub struct TokenConfig {
     pub access_lifetime_s: u32,
     /// Refresh tokens of `/api/v1`, from their last use.
     pub refresh_lifetime_s: u32,
+    /// How long an exchanged refresh token of `/api/v1` gives the same successor again; 0 = not at all.
+    pub refresh_grace_s: u32,
     /// Access tokens of the Django contract.
     pub django_access_lifetime_s: u32,
     /// Refresh tokens of the Django contract.

@@ -27,6 +27,10 @@ pub enum RevocationReason {
     PasswordChanged,
     /// Its user was disabled.
     UserDisabled,
+    /// A refresh token was used again that had been exchanged before: one of two holders is a thief.
+    RefreshReuse,
+    /// Its user has signed in so often that the session in least use had to go.
+    SessionLimitExceeded,
 }
 
 impl RevocationReason {
@@ -39,6 +43,8 @@ impl RevocationReason {
             Self::UserRevoke => "user_revoke",
             Self::PasswordChanged => "password_changed",
             Self::UserDisabled => "user_disabled",
+            Self::RefreshReuse => "refresh_reuse",
+            Self::SessionLimitExceeded => "session_limit_exceeded",
         }
     }
 }

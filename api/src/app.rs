@@ -28,6 +28,7 @@ use crate::config::Config;
 use crate::middleware::idempotency::Exchanges;
 use crate::router;
 use crate::server::Server;
+use crate::sweeper::Sweeper;
 
 /// What handlers work with. Clones share it.
 #[derive(Clone)]
@@ -40,6 +41,7 @@ struct Inner {
     engine: Engine,
     exchanges: Exchanges,
     snapshotter: Snapshotter,
+    sweeper: Sweeper,
 }
 
 impl AppState {
@@ -170,9 +172,11 @@ impl App {
                 engine,
                 exchanges: Exchanges::default(),
                 snapshotter,
+                sweeper: Sweeper::new(),
             })),
         };
         let state = &app.state;
+        state.0.sweeper.start(state);
         state
             .exchanges()
             .sweep(state.store().clone(), state.config().answer_retention());
@@ -227,6 +231,7 @@ impl App {
     }
 
     async fn wind_down(&self) {
+        self.state.0.sweeper.finish().await;
         self.state.exchanges().finish().await;
         self.state.commands().quiesce().await;
         self.state.engine().stop().await;
@@ -451,6 +456,7 @@ fn command_settings(config: &Config) -> CommandSettings {
             access_seconds: token.django_access_lifetime_s,
             refresh_seconds: token.django_refresh_lifetime_s,
         },
+        sessions_per_user: config.session.limit,
         refresh_grace_seconds: token.refresh_grace_s,
         ..CommandSettings::default()
     }

@@ -40,6 +40,9 @@ fn identity() -> OpenApiRouter<AppState> {
     routes::auth::router()
         .merge(routes::session::router())
         .merge(routes::user::router())
+        .merge(routes::me::router())
+        .merge(routes::session_overview::router())
+        .merge(routes::token::router())
 }
 
 /// The router with its surroundings, ready to be served.

@@ -28,6 +28,7 @@ use uuid::Uuid;
 use crate::executor::{Reference, Staged};
 use crate::services::password::{PasswordError, normalise};
 use crate::services::token::TokenFault;
+use crate::session::limit;
 use crate::session::{IssuedTokens, Opening, address_of, identify, live_sessions, stage_revocations};
 use crate::settings::{PasswordPolicy, SignInOptions};
 use crate::{CommandContext, CommandError, Commands, UnitOfWork};
@@ -137,6 +138,7 @@ pub async fn sign_in(
                         continue;
                     }
                 };
+                limit::evict(cx, opened.user_id, opened.session_id).await;
                 return Ok(opened.at(commit.position));
             }
             Err(error) => return Err(error),

@@ -3,6 +3,9 @@
 //! A session is opened by [`crate::auth::sign_in`] or [`crate::user::register`]. It lives as long as the log holds
 //! its claim; ending it takes effect with the commit, on every process.
 
+pub(crate) mod limit;
+mod sweep;
+
 use std::fmt;
 
 use annals_domain::claims::session_key;
@@ -14,6 +17,8 @@ use annals_domain::{
 use annals_eventstore::Position;
 use tracing::instrument;
 use uuid::Uuid;
+
+pub use sweep::expire_past;
 
 use crate::executor::{Reference, Staged};
 use crate::services::token::{Identity, OpaqueToken, TokenFault};

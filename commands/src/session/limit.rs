@@ -11,8 +11,11 @@ use crate::{CommandContext, CommandError, UnitOfWork};
 /// has happened: a failure is only logged.
 pub(crate) async fn evict(cx: &CommandContext<'_>, user_id: UserId, newest: SessionId) {
     let limit = cx.commands.settings().sessions_per_user;
+    if limit == 0 {
+        return;
+    }
     let mut retry = cx.retry();
-    while limit > 0 {
+    loop {
         match evict_once(cx, user_id, newest, limit).await {
             Ok(()) => return,
             Err(error) => {

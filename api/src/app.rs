@@ -30,6 +30,7 @@ use crate::config::Config;
 use crate::middleware::idempotency::Exchanges;
 use crate::router;
 use crate::server::Server;
+use crate::sweeper::Sweeper;
 
 /// What handlers work with. Clones share it.
 #[derive(Clone)]
@@ -43,6 +44,7 @@ struct Inner {
     exchanges: Exchanges,
     snapshotter: Snapshotter,
     mailer: Mailer,
+    sweeper: Sweeper,
 }
 
 impl AppState {
@@ -157,6 +159,7 @@ impl App {
         }
         warn_of_faults(&database).await;
         let store = start_store(database, &config).await?;
+        store.remember_the_live();
         give_back_leases_of_the_dead(store.database()).await;
         let commands = match start_commands(&store, clock, &config) {
             Ok(commands) => commands,
@@ -181,9 +184,11 @@ impl App {
                 exchanges: Exchanges::default(),
                 snapshotter,
                 mailer,
+                sweeper: Sweeper::new(),
             })),
         };
         let state = &app.state;
+        state.0.sweeper.start(state);
         state
             .exchanges()
             .sweep(state.store().clone(), state.config().answer_retention());
@@ -238,6 +243,7 @@ impl App {
     }
 
     async fn wind_down(&self) {
+        self.state.0.sweeper.finish().await;
         self.state.exchanges().finish().await;
         self.state.commands().quiesce().await;
         self.state.mailer().stop().await;
@@ -477,6 +483,8 @@ fn command_settings(config: &Config) -> CommandSettings {
             issuer: config.mfa.issuer.clone(),
             fresh_sign_in_seconds: config.mfa.fresh_sign_in_s,
         },
+        sessions_per_user: config.session.limit,
+        refresh_grace_seconds: token.refresh_grace_s,
         ..CommandSettings::default()
     }
 }

@@ -67,6 +67,8 @@ pub struct Config {
     pub contracts: ContractsConfig,
     /// Lifetimes of tokens.
     pub token: TokenConfig,
+    /// How many sessions, and how often those past their time are looked for.
+    pub session: SessionConfig,
     /// Cost and bounds of password hashing.
     pub password: PasswordConfig,
     /// How long answers wait for read models.
@@ -174,10 +176,22 @@ pub struct TokenConfig {
     pub access_lifetime_s: u32,
     /// Refresh tokens of `/api/v1`, from their last use.
     pub refresh_lifetime_s: u32,
+    /// How long an exchanged refresh token of `/api/v1` gives the same successor again; 0 = not at all.
+    pub refresh_grace_s: u32,
     /// Access tokens of the Django contract.
     pub django_access_lifetime_s: u32,
     /// Refresh tokens of the Django contract.
     pub django_refresh_lifetime_s: u32,
+}
+
+/// `[session]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SessionConfig {
+    /// Sessions of one user at once; 0 = any number.
+    pub limit: usize,
+    /// Between two looks for sessions that are past their time.
+    pub sweep_every_s: u32,
 }
 
 /// `[password]`
@@ -376,6 +390,7 @@ impl Config {
                 "token.django_refresh_lifetime_s",
                 self.token.django_refresh_lifetime_s.into(),
             ),
+            ("session.sweep_every_s", self.session.sweep_every_s.into()),
             ("password.queue", self.password.queue as u64),
             ("idempotency.retention_h", self.idempotency.retention_h.into()),
             ("mail.timeout_s", self.mail.timeout_s),

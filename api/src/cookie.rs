@@ -18,6 +18,13 @@ pub(crate) fn take_away(config: &CookieConfig) -> HeaderValue {
     header(config, "", 0)
 }
 
+/// What tells a browser to forget the answers it has kept. Its cookie is taken away by name: the header would take the
+/// cookies of every site below the same domain.
+pub(crate) const CLEAR_SITE_DATA: (HeaderName, HeaderValue) = (
+    HeaderName::from_static("clear-site-data"),
+    HeaderValue::from_static("\"cache\""),
+);
+
 fn header(config: &CookieConfig, value: &str, lifetime_s: u64) -> HeaderValue {
     let secure = if config.secure { "; Secure" } else { "" };
     let text = format!(

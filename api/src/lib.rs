@@ -16,6 +16,7 @@ mod router;
 pub mod routes;
 pub mod server;
 pub mod settle;
+mod sweeper;
 
 pub use app::{App, AppState, StartError, serve};
 pub use config::Config;

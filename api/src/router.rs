@@ -48,6 +48,9 @@ fn identity() -> OpenApiRouter<AppState> {
         .merge(routes::sign_up::router())
         .merge(routes::invitation::router())
         .merge(routes::mfa::router())
+        .merge(routes::me::router())
+        .merge(routes::session_overview::router())
+        .merge(routes::token::router())
 }
 
 /// The router with its surroundings, ready to be served.

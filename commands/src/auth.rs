@@ -30,6 +30,7 @@ use crate::executor::{Reference, Staged};
 use crate::mfa::{self, Guess, SecondFactorWanted};
 use crate::services::password::{PasswordError, normalise};
 use crate::services::token::TokenFault;
+use crate::session::limit;
 use crate::session::{IssuedTokens, Opening, address_of, identify, live_sessions, stage_revocations};
 use crate::settings::{PasswordPolicy, SignInOptions};
 use crate::{CommandContext, CommandError, Commands, UnitOfWork, link};
@@ -171,6 +172,7 @@ pub async fn sign_in_in_parts(
                 return Ok(SignIn::SecondFactor(mfa::want_second_factor(cx, user_id, password)?));
             }
             let commit = unit.commit().await.map_err(gone_is_disabled)?;
+            limit::evict(cx, user_id, opened.session_id).await;
             Ok(SignIn::Opened(Box::new(opened.at(commit.position))))
         };
         match attempt.await {

@@ -27,6 +27,7 @@ pub mod route;
 pub mod services;
 pub mod session;
 pub mod settings;
+pub mod token;
 pub mod user;
 
 use std::fmt;

@@ -22,7 +22,7 @@ use crate::executor::{Reference, Staged};
 use crate::services::token::TokenFault;
 use crate::services::token::pending::PendingSignIn;
 use crate::services::totp;
-use crate::session::{address_of, stage_revocations};
+use crate::session::{address_of, limit, stage_revocations};
 use crate::settings::SignInOptions;
 use crate::{CommandContext, CommandError, UnitOfWork};
 
@@ -318,6 +318,7 @@ pub async fn verify(
                 .await?;
             let method = method_of(&accept, &unit.stage(mfa, [accept.clone()])?.state);
             let commit = unit.commit().await.map_err(auth::gone_is_disabled)?;
+            limit::evict(cx, user_id, opened.session_id).await;
             Ok(Verified {
                 signed_in: opened.at(commit.position),
                 method,

@@ -13,6 +13,11 @@ pub struct CommandSettings {
     pub opaque_sessions: Lifetimes,
     /// Lifetimes of sessions that a signed token continues.
     pub signed_sessions: Lifetimes,
+    /// How long a refresh token that was exchanged may be shown again while its successor was not used, in seconds; it
+    /// then gives the same successor. Zero for not at all.
+    pub refresh_grace_seconds: u32,
+    /// How many sessions a user may have; one sign-in more ends the one in least use. Zero for any number.
+    pub sessions_per_user: usize,
     /// How often a command is decided again when somebody else was quicker.
     pub conflict_retries: u32,
     /// Wrong passwords recorded for one user in a minute by this process; more are refused all the same, but not
@@ -36,6 +41,8 @@ impl Default for CommandSettings {
                 access_seconds: 30 * 60,
                 refresh_seconds: 7 * 24 * 3600,
             },
+            refresh_grace_seconds: 30,
+            sessions_per_user: 10,
             conflict_retries: 10,
             failures_per_minute: 20,
             links: LinkSettings::default(),

@@ -142,6 +142,22 @@ pub fn slug_key(realm: Realm, slug: &Slug) -> ClaimKey {
     ClaimKey::Public(key)
 }
 
+/// The events that end a session or bar a user: those that release a claim by which requests are authenticated. Processes
+/// that remember who is live look for them alone.
+pub const ENDS_OF_LIVENESS: &[&str] = &["session.revoked", "session.expired", "user.disabled"];
+
+impl ClaimChange {
+    /// Whether a session or a user may cease to be live by it.
+    #[must_use]
+    pub const fn ends_liveness(&self) -> bool {
+        matches!(
+            self,
+            Self::Release { scope, .. } | Self::ReleaseAll { scope }
+                if matches!(scope, ClaimScope::Session | ClaimScope::User)
+        )
+    }
+}
+
 /// What an event does to the claims of its stream.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum ClaimChange {

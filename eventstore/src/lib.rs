@@ -17,6 +17,7 @@ pub mod error;
 mod expectation;
 pub mod export;
 pub mod length;
+mod liveness;
 pub mod load;
 pub mod mails;
 pub mod position;
@@ -54,6 +55,7 @@ pub use vault::{MasterKey, Vault, VaultError};
 pub use writer::WriterOptions;
 
 use length::LengthAlarm;
+use liveness::Liveness;
 use writer::WriterHandle;
 
 /// The log of one database. Cheap to clone; all clones share one writer, which ends with the last of them or with
@@ -70,6 +72,7 @@ struct Inner {
     writer: WriterHandle,
     head: Arc<watch::Sender<Position>>,
     lengths: LengthAlarm,
+    liveness: Liveness,
     following: CancellationToken,
     _until_dropped: DropGuard,
 }
@@ -85,6 +88,7 @@ impl EventStore {
         let following = CancellationToken::new();
         subscription::follow(&database, &head, &following);
         let until_dropped = following.clone().drop_guard();
+        let liveness = Liveness::new(database.clone());
         Self {
             inner: Arc::new(Inner {
                 database,
@@ -92,6 +96,7 @@ impl EventStore {
                 writer,
                 head,
                 lengths: LengthAlarm::default(),
+                liveness,
                 following,
                 _until_dropped: until_dropped,
             }),
@@ -100,7 +105,7 @@ impl EventStore {
 
     /// Commits: when this returns [`Appended`], the events are durable and in the log exactly once, at consecutive
     /// positions, and claims and stream versions agree with them. A commit that was accepted is carried out even if
-    /// the caller stops waiting.
+    /// the caller stops waiting. When sessions or users ended with it, no process takes them for live any more.
     ///
     /// # Errors
     /// [`AppendError`]; unless it is [`AppendError::OutcomeUnknown`], nothing was written. On a standby it is always
@@ -114,8 +119,10 @@ impl EventStore {
             .iter()
             .filter_map(|grown| Some((grown.stream, length::passed(grown.expected, grown.events.len())?)))
             .collect();
+        let outlook = self.inner.liveness.outlook(&append.streams);
         let prepared = prepare::prepare(&self.inner.vault, append).await?;
         let appended = self.inner.writer.append(prepared).await?;
+        self.inner.liveness.carried_out(outlook, appended.last_position).await;
         if !appended.duplicate {
             for (stream, passed) in grown {
                 self.inner.lengths.tell(stream, passed);
@@ -276,13 +283,29 @@ impl EventStore {
         claims::with_prefix(self.pool(), scope, prefix).await
     }
 
-    /// Whether the session has not ended and its user may sign in, by the claims of both, in one statement. Says
-    /// nothing about the session's time running out.
+    /// Whether the session has not ended and its user may sign in, by the claims of both: from memory, once this process
+    /// remembers who is live ([`EventStore::remember_the_live`]), or else in one statement. Says nothing about the
+    /// session's time running out.
     ///
     /// # Errors
     /// [`StoreError::Database`].
     pub async fn session_is_live(&self, user: UserId, session: SessionId) -> Result<bool, StoreError> {
-        claims::session_is_live(self.pool(), &self.inner.vault, user, session).await
+        let liveness = &self.inner.liveness;
+        if liveness.remembers(user, session) {
+            return Ok(true);
+        }
+        let generation = liveness.generation();
+        let is_live = claims::session_is_live(self.pool(), &self.inner.vault, user, session).await?;
+        if is_live {
+            liveness.learn(generation, user, session);
+        }
+        Ok(is_live)
+    }
+
+    /// Keeps in memory who is live from now on, until [`EventStore::close`]: for processes that answer requests. Others
+    /// then wait for this one before they answer that a session has ended. Does nothing on a standby.
+    pub fn remember_the_live(&self) {
+        self.inner.liveness.follow();
     }
 
     /// The hash by which a request under a client's idempotency key is known again. Keyed, so that nothing in the
@@ -365,6 +388,7 @@ impl EventStore {
     /// stays open.
     pub async fn close(&self) {
         self.inner.writer.close().await;
+        self.inner.liveness.stop().await;
         self.inner.following.cancel();
     }
 

@@ -100,6 +100,9 @@ const REMEMBER_MASTER_KEY: &str = "
 
 const MASTER_KEY: &str = "select fingerprint from vault.master_key";
 
+/// Length of what [`Vault::refresh_hash`] gives.
+pub const REFRESH_HASH_BYTES: usize = 44;
+
 /// Why something could not be sealed, opened or hashed.
 #[derive(Debug, thiserror::Error)]
 pub enum VaultError {
@@ -269,6 +272,7 @@ struct Inner {
     requests: Hmac<Sha256>,
     links: Hmac<Sha256>,
     answers: XChaCha20Poly1305,
+    refresh: Hmac<Sha256>,
     /// Keys with the generation that they were read or made in; those of an earlier one do not count.
     cache: Cache<Uuid, (u64, SubjectKey)>,
     /// Raised when keys may have been lost with a crash of the database.
@@ -313,6 +317,7 @@ impl Vault {
                 requests: keyed(&master.derive("annals/requests/1")),
                 links: keyed(&master.derive("annals/mailed-links/1")),
                 answers: XChaCha20Poly1305::new((&*master.derive("annals/answers/1")).into()),
+                refresh: keyed(&master.derive("annals/refresh-tokens/1")),
                 cache: Cache::builder()
                     .max_capacity(CACHED_KEYS)
                     .time_to_live(CACHED_FOR)
@@ -355,6 +360,21 @@ impl Vault {
             mac.update(part);
         }
         mac.finalize().into_bytes().into()
+    }
+
+    /// What only a holder of the master key can say of a session and a number of refreshes.
+    #[must_use]
+    pub fn refresh_hash(&self, session: Uuid, generation: u32) -> Zeroizing<[u8; REFRESH_HASH_BYTES]> {
+        let mut hash = Zeroizing::new([0; REFRESH_HASH_BYTES]);
+        for (number, part) in (0_u8..).zip(hash.chunks_mut(KEY_BYTES)) {
+            let mut mac = self.inner.refresh.clone();
+            mac.update(&[number]);
+            mac.update(session.as_bytes());
+            mac.update(&generation.to_be_bytes());
+            let block = Zeroizing::new(<[u8; KEY_BYTES]>::from(mac.finalize().into_bytes()));
+            part.copy_from_slice(&block[..part.len()]);
+        }
+        hash
     }
 
     /// Seals a part of an answer that is kept for a while; it opens in the same context alone.

@@ -13,7 +13,7 @@ use uuid::Uuid;
 
 use crate::engine::{Projection, ProjectionError};
 use crate::error::{QueryError, known};
-use crate::page::MOST_ROWS;
+use crate::page::{MOST_ROWS, Page};
 use crate::rows::{Moment, Row, Rows};
 
 /// Keeps `view.sessions`.
@@ -277,6 +277,101 @@ pub async fn live_of(
         .fetch_all(database.pool())
         .await?;
     stored.into_iter().map(|row| SessionRow::read(row, at)).collect()
+}
+
+const LIVE_OF_ALL: &str = "
+select session_id, user_id, status, device_id, device_name, device_kind, user_agent, address, created_at,
+       last_used_at, expires_at, ended_at, end_reason, refresh_count, version
+  from view.sessions
+ where status = 'live'
+   and expires_at > $1
+ order by last_used_at desc, session_id
+ limit $2
+offset $3";
+
+const COUNTS: &str = "
+select count(*) filter (where status = 'live' and expires_at > $1),
+       count(*) filter (where status = 'live' and expires_at <= $1),
+       count(*) filter (where status = 'expired'),
+       count(*) filter (where status = 'revoked')
+  from view.sessions";
+
+const PAST: &str = "
+select session_id
+  from view.sessions
+ where status = 'live'
+   and expires_at <= $1
+ order by expires_at, session_id
+ limit $2";
+
+/// How many sessions there are, by what became of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct SessionCounts {
+    /// Usable at the moment that was asked for.
+    pub live: u64,
+    /// Past their time, which is not recorded yet.
+    pub past: u64,
+    /// Ended by time.
+    pub expired: u64,
+    /// Ended on purpose.
+    pub revoked: u64,
+}
+
+/// Everybody's sessions that are live at `at`, latest use first.
+///
+/// # Errors
+/// [`QueryError::Denied`] without `user.read`.
+pub async fn live_of_all(
+    caller: &Caller,
+    database: &Database,
+    at: Timestamp,
+    page: Page,
+) -> Result<Vec<SessionRow>, QueryError> {
+    caller.require(Permission::UserRead)?;
+    let stored: Vec<Stored> = sqlx::query_as(LIVE_OF_ALL)
+        .bind(at.to_offset())
+        .bind(page.limit())
+        .bind(page.offset())
+        .fetch_all(database.pool())
+        .await?;
+    stored.into_iter().map(|row| SessionRow::read(row, at)).collect()
+}
+
+/// Everybody's sessions, counted as of `at`.
+///
+/// # Errors
+/// [`QueryError::Denied`] without `user.read`.
+pub async fn counts(caller: &Caller, database: &Database, at: Timestamp) -> Result<SessionCounts, QueryError> {
+    caller.require(Permission::UserRead)?;
+    let (live, past, expired, revoked): (i64, i64, i64, i64) = sqlx::query_as(COUNTS)
+        .bind(at.to_offset())
+        .fetch_one(database.pool())
+        .await?;
+    Ok(SessionCounts {
+        live: live.cast_unsigned(),
+        past: past.cast_unsigned(),
+        expired: expired.cast_unsigned(),
+        revoked: revoked.cast_unsigned(),
+    })
+}
+
+/// At most `limit` sessions whose time is over at `at` without that being recorded, longest over first.
+///
+/// # Errors
+/// [`QueryError::Denied`] without `user.read`.
+pub async fn past(
+    caller: &Caller,
+    database: &Database,
+    at: Timestamp,
+    limit: u32,
+) -> Result<Vec<SessionId>, QueryError> {
+    caller.require(Permission::UserRead)?;
+    let ids: Vec<Uuid> = sqlx::query_scalar(PAST)
+        .bind(at.to_offset())
+        .bind(i64::from(limit.min(MOST_ROWS)))
+        .fetch_all(database.pool())
+        .await?;
+    Ok(ids.into_iter().map(SessionId::new).collect())
 }
 
 /// One session, its status as of `at`; absent when there is none of that id, or when it is somebody else's and the

@@ -398,13 +398,7 @@ async fn a_refresh_rotates_the_token_and_keeps_the_session() {
     assert!(!answer.headers.contains_key("set-cookie"), "nobody asked for a cookie");
     let next = answer.body["data"]["refresh_token"].as_str().unwrap().to_owned();
     assert_ne!(next, ada.refresh_token());
-    let before = app.head().await;
-    let reuse = app
-        .post(REFRESH, &json!({ "refresh_token": ada.refresh_token() }))
-        .await;
-    reuse.assert_problem(401, "AUTH_INVALID_REFRESH_TOKEN");
-    assert_eq!(app.head().await, before);
-    // The session stays alive, and is the same one.
+    // The session is the same one.
     ada.get(ME).await.assert_status(StatusCode::OK);
     let sessions = ada.get("/api/v1/auth/sessions").await;
     assert_eq!(sessions.body["total"], 1);
@@ -414,18 +408,73 @@ async fn a_refresh_rotates_the_token_and_keeps_the_session() {
     app.finish().await;
 }
 
-#[tokio::test]
-async fn of_parallel_refreshes_one_wins() {
-    let app = TestApp::new().await;
+#[tokio::test] // RF-2: the old one is refused, and whoever stole either of them has nothing of it
+async fn an_exchanged_refresh_token_is_refused_and_ends_the_session() {
+    let app = TestApp::with(|config| config.token.refresh_grace_s = 0).await;
     let ada = app.register().await;
-    let body = json!({ "refresh_token": ada.refresh_token() });
-    let answers = futures::future::join_all((0..5).map(|_| app.post(REFRESH, &body))).await;
-    let won = answers.iter().filter(|answer| answer.status == StatusCode::OK).count();
-    let lost = answers
+    let old = json!({ "refresh_token": ada.refresh_token() });
+    let next = app.post(REFRESH, &old).await.assert_status(StatusCode::OK);
+    ada.get(ME).await.assert_status(StatusCode::OK);
+    app.post(REFRESH, &old)
+        .await
+        .assert_problem(401, "AUTH_INVALID_REFRESH_TOKEN");
+    ada.get(ME).await.assert_problem(401, "UNAUTHORIZED");
+    let next = json!({ "refresh_token": next.body["refresh_token"] });
+    app.post(REFRESH, &next)
+        .await
+        .assert_problem(401, "AUTH_INVALID_REFRESH_TOKEN");
+    let other = app.sign_in(ada.email(), PASSWORD).await;
+    let all = other.get("/api/v1/auth/sessions?include_expired=true").await;
+    let statuses: Vec<_> = all.body["data"]
+        .as_array()
+        .unwrap()
         .iter()
-        .filter(|answer| answer.status == StatusCode::UNAUTHORIZED)
-        .count();
-    assert_eq!((won, lost), (1, 4));
+        .map(|row| row["status"].as_str().unwrap())
+        .collect();
+    assert_eq!(statuses, ["ACTIVE", "REVOKED"]);
+    app.finish().await;
+}
+
+/// Stampedes; `ANNALS_TEST_STAMPEDES` asks for more.
+const STAMPEDES: usize = 5;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)] // RF-5
+async fn a_stampede_of_refreshes_in_two_processes_makes_one_chain() {
+    let rounds = std::env::var("ANNALS_TEST_STAMPEDES")
+        .ok()
+        .and_then(|text| text.parse().ok())
+        .unwrap_or(STAMPEDES);
+    let app = TestApp::new().await;
+    let second = annals_tests::Neighbour::of(&app).await;
+    let ada = app.register().await;
+    let mut token = ada.refresh_token().to_owned();
+    let start = app.head().await;
+    for round in 0..rounds {
+        let body = json!({ "refresh_token": token });
+        let uses = (0..20).map(|number| {
+            let url = if number % 2 == 0 {
+                app.url(REFRESH)
+            } else {
+                second.url(REFRESH)
+            };
+            app.client().post(url).json(&body).send()
+        });
+        let mut successors = Vec::new();
+        for answer in futures::future::join_all(uses).await {
+            let answer = answer.expect("an answer");
+            assert_eq!(answer.status(), StatusCode::OK, "round {round}");
+            let body: Value = answer.json().await.expect("a body");
+            successors.push(body["refresh_token"].as_str().unwrap().to_owned());
+        }
+        successors.sort_unstable();
+        successors.dedup();
+        assert_eq!(successors.len(), 1, "round {round}");
+        token = successors.remove(0);
+    }
+    let recorded = app.head().await.get() - start.get();
+    assert_eq!(recorded, rounds as u64, "one renewal a round");
+    ada.get(ME).await.assert_status(StatusCode::OK);
+    second.finish().await;
     app.finish().await;
 }
 

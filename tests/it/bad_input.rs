@@ -401,6 +401,19 @@ async fn sound_requests(site: &Site) -> Vec<Sound> {
         json!({"token": token}),
         Some(joining),
     );
+    for (method, path) in [
+        (Method::PUT, "/api/v1/auth/me"),
+        (Method::POST, "/api/v1/auth/me"),
+        (Method::POST, "/api/v1/auth/profile"),
+    ] {
+        let body = json!({"name": "Ada"});
+        add(method, path, path.to_owned(), body, Some(app.register().await));
+    }
+    for path in ["/api/v1/auth/introspect", "/api/v1/auth/revoke"] {
+        let asking = app.register().await;
+        let body = json!({"token": asking.token(), "token_type_hint": "access_token"});
+        add(Method::POST, path, path.to_owned(), body, Some(asking));
+    }
     let leaving = app.register().await;
     let path = "/api/v1/auth/logout";
     add(

@@ -168,3 +168,114 @@ async fn the_log_says_why_a_session_ended() {
     assert_eq!(reasons, ["user_revoke", "user_logout_all"]);
     app.finish().await;
 }
+
+#[tokio::test] // SE-6
+async fn one_sign_in_too_many_ends_the_session_in_least_use() {
+    let app = TestApp::with(|config| config.session.limit = 3).await;
+    let ada = app.register().await;
+    let second = app.sign_in(ada.email(), PASSWORD).await;
+    let third = app.sign_in(ada.email(), PASSWORD).await;
+    let me = "/api/v1/auth/me";
+    let body = json!({ "refresh_token": ada.refresh_token() });
+    app.post("/api/v1/auth/refresh", &body)
+        .await
+        .assert_status(StatusCode::OK);
+    let fourth = app.sign_in(ada.email(), PASSWORD).await;
+    second.get(me).await.assert_problem(401, "UNAUTHORIZED");
+    for live in [&ada, &third, &fourth] {
+        live.get(me).await.assert_status(StatusCode::OK);
+    }
+    let head = app.head().await;
+    let reasons: Vec<String> = sqlx::query_scalar(
+        "select payload->>'reason' from log.events where event_type = 'session.revoked' and position <= $1",
+    )
+    .bind(i64::try_from(head.get()).unwrap())
+    .fetch_all(app.state().database().pool())
+    .await
+    .unwrap();
+    assert_eq!(reasons, ["session_limit_exceeded"]);
+    app.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sign_ins_at_once_leave_no_more_sessions_than_allowed() {
+    let app = TestApp::with(|config| config.session.limit = 2).await;
+    let ada = app.register().await;
+    let callers = futures::future::join_all((0..8).map(|_| app.sign_in(ada.email(), PASSWORD))).await;
+    let mut live = 0;
+    for caller in callers.iter().chain([&ada]) {
+        live += usize::from(caller.get("/api/v1/auth/me").await.status == StatusCode::OK);
+    }
+    assert_eq!(live, 2);
+    app.finish().await;
+}
+
+#[tokio::test]
+async fn administrators_see_and_sweep_everybody_s_sessions() {
+    let app = TestApp::with(|config| config.token.refresh_lifetime_s = 2).await;
+    let admin = app.administrator().await;
+    let ada = app.register().await;
+    for path in ["/active", "/health"] {
+        ada.get(&format!("{SESSIONS}{path}"))
+            .await
+            .assert_problem(403, "PERMISSION_DENIED");
+    }
+    ada.post(&format!("{SESSIONS}/sweep"), &json!({}))
+        .await
+        .assert_problem(403, "PERMISSION_DENIED");
+    let active = admin
+        .get(&format!("{SESSIONS}/active?limit=1&offset=x"))
+        .await
+        .assert_status(StatusCode::OK);
+    assert_eq!(active.body["total"], 2);
+    assert_eq!(active.body["sessions"].as_array().unwrap().len(), 1);
+    let health = admin.get(&format!("{SESSIONS}/health")).await;
+    assert_eq!(
+        health.redacted(&[]),
+        json!({
+            "success": true, "status": "ok", "active": 2, "unswept": 0, "expired": 0, "revoked": 0, "limit_per_user": 10,
+        })
+    );
+    // The lifetime is what the test waits for, not an order of things.
+    tokio::time::sleep(std::time::Duration::from_millis(2100)).await;
+    let admin = app.sign_in(admin.email(), PASSWORD).await;
+    let swept = admin
+        .post(&format!("{SESSIONS}/sweep"), &json!({}))
+        .await
+        .assert_status(StatusCode::OK);
+    assert_eq!(swept.body, json!({ "success": true, "expired": 2 }));
+    let health = admin.get(&format!("{SESSIONS}/health")).await;
+    assert_eq!(
+        (&health.body["active"], &health.body["unswept"], &health.body["expired"]),
+        (&json!(1), &json!(0), &json!(2))
+    );
+    let claims: i64 = sqlx::query_scalar("select count(*) from log.claims where scope = 'session'")
+        .fetch_one(app.state().database().pool())
+        .await
+        .unwrap();
+    assert_eq!(claims, 1, "claims of sessions that are over are given up");
+    app.finish().await;
+}
+
+#[tokio::test]
+async fn sessions_past_their_time_are_swept_without_being_asked() {
+    let app = TestApp::with(|config| {
+        config.token.refresh_lifetime_s = 1;
+        config.session.sweep_every_s = 1;
+    })
+    .await;
+    app.register().await;
+    let begin = std::time::Instant::now();
+    loop {
+        let left: i64 = sqlx::query_scalar("select count(*) from log.claims where scope = 'session'")
+            .fetch_one(app.state().database().pool())
+            .await
+            .unwrap();
+        if left == 0 {
+            break;
+        }
+        assert!(begin.elapsed().as_secs() < 60, "nobody sweeps");
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+    app.finish().await;
+}

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use annals_api::{App, AppState, Config};
 use annals_commands::user::Register;
@@ -252,8 +252,16 @@ impl TestApp {
             .await
             .expect("the read models follow the log");
         for model in &models {
-            let report = annals_projections::compare(&system, self.store(), model.as_ref()).await;
-            let report = report.expect("the read model can be rebuilt");
+            let begun = Instant::now();
+            // Over an empty log there is nothing to wait for, and a model may still be being set up.
+            let report = loop {
+                let report = annals_projections::compare(&system, self.store(), model.as_ref()).await;
+                let report = report.expect("the read model can be rebuilt");
+                if report.compared || begun.elapsed() > CATCH_UP {
+                    break report;
+                }
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            };
             assert!(
                 report.compared && report.is_equal(),
                 "a rebuild differs from what is served: {report:#?}"

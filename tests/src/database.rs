@@ -67,6 +67,12 @@ impl TestDatabase {
         self.database.clone()
     }
 
+    /// The database as another process of the application uses it, by a pool of its own.
+    #[must_use]
+    pub fn another(&self) -> Database {
+        self.database.with_options(DatabaseOptions::default())
+    }
+
     /// The database as the owner of the log uses it, by another pool.
     #[must_use]
     pub fn owner(&self) -> Database {

@@ -9,9 +9,11 @@ mod client;
 mod database;
 pub mod kit;
 pub mod mail;
+mod neighbour;
 mod server;
 
 pub use app::{Answer, Caller, PASSWORD, Request, TestApp};
 pub use client::client;
 pub use database::TestDatabase;
+pub use neighbour::Neighbour;
 pub use server::reachable_folder;

@@ -9,7 +9,7 @@ mod parameters;
 
 pub use body::read_body;
 pub use caller::{Caller, MaybeCaller, Stranger, UnverifiedCaller};
-pub(crate) use caller::{anonymous, must_be_verified, verify_token};
+pub(crate) use caller::{anonymous, bearer_token, must_be_verified, not_authenticated, verify_token};
 pub use headers::{ETag, IfMatch, MinPosition, Prefer};
 pub(crate) use json::check_text as check_json_text;
 #[cfg(test)]

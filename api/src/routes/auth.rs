@@ -783,7 +783,10 @@ pub(crate) async fn sign_out(
     let named = members
         .optional_text("session_id", MemberFault::Unprocessable)?
         .filter(|text| !text.is_empty());
-    let forget = AppendHeaders([(SET_COOKIE, cookie::take_away(&app.config().cookie))]);
+    let forget = AppendHeaders([
+        (SET_COOKIE, cookie::take_away(&app.config().cookie)),
+        cookie::CLEAR_SITE_DATA,
+    ]);
     let signed_out = "Logged out successfully";
     let Some(user_id) = caller.user_id() else {
         return Ok((forget, Json(MessageData::new(signed_out, signed_out))).into_response());

@@ -67,7 +67,7 @@ pub struct SessionBody {
 }
 
 impl SessionBody {
-    fn of(row: SessionRow, current: Option<SessionId>) -> Self {
+    pub(crate) fn of(row: SessionRow, current: Option<SessionId>) -> Self {
         Self {
             session_id: row.session_id,
             user_id: row.user_id,

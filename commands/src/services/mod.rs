@@ -2,5 +2,6 @@
 
 pub mod mail;
 pub mod password;
+pub mod refresh;
 pub mod token;
 pub mod totp;

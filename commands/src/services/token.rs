@@ -30,7 +30,8 @@ pub const MAX_TOKEN_BYTES: usize = 4096;
 const MAX_SKEW_SECONDS: u64 = 30;
 
 const KEY_BYTES: usize = 32;
-const OPAQUE_BYTES: usize = 64;
+/// Of an opaque token, before it is written as text.
+pub(crate) const OPAQUE_BYTES: usize = 64;
 const OPAQUE_CHARACTERS: usize = 86;
 
 const ALGORITHM: &str = "HS256";
@@ -566,7 +567,11 @@ impl OpaqueToken {
     pub fn generate() -> Result<Self, getrandom::Error> {
         let mut bytes = Zeroizing::new([0; OPAQUE_BYTES]);
         getrandom::fill(&mut *bytes)?;
-        Ok(Self(Zeroizing::new(URL_SAFE_NO_PAD.encode(*bytes))))
+        Ok(Self::from_bytes(&bytes))
+    }
+
+    pub(crate) fn from_bytes(bytes: &[u8; OPAQUE_BYTES]) -> Self {
+        Self(Zeroizing::new(URL_SAFE_NO_PAD.encode(bytes)))
     }
 
     /// The token as the client gets it.

@@ -111,6 +111,22 @@ fn every_aggregate_folds_its_own_samples_and_refuses_others() {
     assert!(matches!(error, DecodeError::UnknownAggregate(_)));
 }
 
+/// A process that remembers live sessions reads no other events than the listed ones.
+#[test]
+fn every_event_that_ends_liveness_is_listed_and_no_other() {
+    let mut found = std::collections::BTreeSet::new();
+    for ((event_type, version), sample) in golden() {
+        let event = decode(aggregate_of(&event_type), &event_type, &version.to_string(), sample).unwrap();
+        if event.claims(Uuid::nil()).iter().any(ClaimChange::ends_liveness) {
+            found.insert(event_type);
+        }
+    }
+    let listed = crate::claims::ENDS_OF_LIVENESS
+        .iter()
+        .map(|listed| (*listed).to_owned());
+    assert_eq!(found, listed.collect());
+}
+
 #[test]
 fn folding_follows_the_order_of_events() {
     let at = "2026-02-15T12:00:00.000000Z";

@@ -25,10 +25,16 @@ pub enum SessionCommand {
         at: Timestamp,
     },
     /// Continues the session. Past its time this yields [`crate::SessionEvent::Expired`] instead, which the one who
-    /// asks must store and then refuse the client.
+    /// asks must store and then refuse the client; likewise [`crate::SessionEvent::Revoked`] when the token was used before.
+    /// Nothing follows when a token is shown again whose answer may have been lost: its successor is the current one.
     Refresh {
         /// The digest of the token shown; absent for a signed token, which was verified before.
         presented: Option<TokenDigest>,
+        /// How many refreshes had gone before when the token shown was made, which its maker vouches for; absent when
+        /// nobody can say.
+        generation: Option<u32>,
+        /// How long a token may be shown again after its use while its successor was not used, in seconds.
+        grace_seconds: u32,
         /// The digest of the token given out in its place.
         next: Option<TokenDigest>,
         /// When the session ends now unless refreshed again.

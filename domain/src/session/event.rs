@@ -29,6 +29,10 @@ pub enum RevocationReason {
     UserDisabled,
     /// Its user's second factor was set up or taken away.
     MfaChanged,
+    /// A refresh token was used again that had been exchanged before: one of two holders is a thief.
+    RefreshReuse,
+    /// Its user has signed in so often that the session in least use had to go.
+    SessionLimitExceeded,
 }
 
 impl RevocationReason {
@@ -42,6 +46,8 @@ impl RevocationReason {
             Self::PasswordChanged => "password_changed",
             Self::UserDisabled => "user_disabled",
             Self::MfaChanged => "mfa_changed",
+            Self::RefreshReuse => "refresh_reuse",
+            Self::SessionLimitExceeded => "session_limit_exceeded",
         }
     }
 }

@@ -41,6 +41,8 @@ pub struct Session {
     pub user_id: Option<UserId>,
     /// The digest of the refresh token accepted next; absent when the token is a signed one or there is none.
     pub refresh_digest: Option<TokenDigest>,
+    /// The digest of the refresh token that was exchanged for the one accepted next, if one was.
+    pub previous_digest: Option<TokenDigest>,
     /// When it ends unless refreshed.
     pub expires_at: Option<Timestamp>,
     /// When it started.
@@ -91,7 +93,7 @@ impl Aggregate for Session {
                 at,
                 ..
             } => {
-                self.refresh_digest = refresh_digest;
+                self.previous_digest = std::mem::replace(&mut self.refresh_digest, refresh_digest);
                 self.expires_at = Some(expires_at);
                 self.last_used_at = Some(at);
                 self.refresh_count = self.refresh_count.saturating_add(1);
@@ -132,6 +134,8 @@ impl EventSourced for Session {
             }
             SessionCommand::Refresh {
                 presented,
+                generation,
+                grace_seconds,
                 next,
                 expires_at,
                 address,
@@ -142,6 +146,14 @@ impl EventSourced for Session {
                     return Ok(vec![SessionEvent::Expired { at }]);
                 }
                 if presented != self.refresh_digest {
+                    let just_exchanged = presented.is_some() && presented == self.previous_digest;
+                    if just_exchanged && self.was_used_within(grace_seconds, at) {
+                        return Ok(vec![]);
+                    }
+                    if generation.is_some_and(|generation| generation < self.refresh_count) {
+                        let reason = RevocationReason::RefreshReuse;
+                        return Ok(vec![SessionEvent::Revoked { reason, at }]);
+                    }
                     return Err(SessionError::RefreshTokenUnknown);
                 }
                 if self.refresh_count >= MAX_REFRESHES {
@@ -173,6 +185,11 @@ impl Session {
     #[must_use]
     pub fn is_live(&self, at: Timestamp) -> bool {
         self.status == Some(SessionStatus::Live) && !self.is_past(at)
+    }
+
+    fn was_used_within(&self, seconds: u32, at: Timestamp) -> bool {
+        self.last_used_at
+            .is_some_and(|used| at < used.plus_seconds(seconds.into()))
     }
 
     fn is_past(&self, at: Timestamp) -> bool {

@@ -57,6 +57,8 @@ fn revoked() -> SessionEvent {
 fn refresh(presented: Option<TokenDigest>, next: Option<TokenDigest>, seconds: i64) -> SessionCommand {
     SessionCommand::Refresh {
         presented,
+        generation: None,
+        grace_seconds: 30,
         next,
         expires_at: at(seconds + 150),
         address: None,
@@ -119,19 +121,72 @@ fn the_current_token_refreshes() {
         .then_expect_events(vec![refreshed(Some(digest(2)))]);
 }
 
-#[test]
-fn a_token_refreshes_only_once() {
+/// A token that is known to be of this generation.
+fn refresh_of(generation: u32, presented: TokenDigest, seconds: i64) -> SessionCommand {
+    match refresh(Some(presented), Some(digest(9)), seconds) {
+        SessionCommand::Refresh {
+            presented,
+            grace_seconds,
+            next,
+            expires_at,
+            address,
+            at,
+            ..
+        } => SessionCommand::Refresh {
+            presented,
+            generation: Some(generation),
+            grace_seconds,
+            next,
+            expires_at,
+            address,
+            at,
+        },
+        other => other,
+    }
+}
+
+#[test] // RF-3
+fn a_token_shown_again_within_the_grace_changes_nothing() {
+    let facts = vec![started(Some(digest(1))), refreshed(Some(digest(2)))];
+    for seconds in [50, 60, 79] {
+        given(facts.clone())
+            .when(refresh_of(0, digest(1), seconds))
+            .then_expect_events(vec![]);
+    }
+}
+
+#[test] // RF-2, RF-4
+fn a_token_that_was_exchanged_before_ends_the_session() {
+    let reused = |seconds| SessionEvent::Revoked {
+        reason: RevocationReason::RefreshReuse,
+        at: at(seconds),
+    };
     let facts = vec![started(Some(digest(1))), refreshed(Some(digest(2)))];
     given(facts.clone())
-        .when(refresh(Some(digest(1)), Some(digest(3)), 60))
+        .when(refresh_of(0, digest(1), 80))
+        .then_expect_events(vec![reused(80)]);
+    // Its successor was used: there is no grace any more.
+    let facts = [facts, vec![refreshed(Some(digest(3)))]].concat();
+    given(facts.clone())
+        .when(refresh_of(0, digest(1), 51))
+        .then_expect_events(vec![reused(51)]);
+    given(facts)
+        .when(refresh_of(1, digest(2), 51))
+        .then_expect_events(vec![]);
+}
+
+#[test] // RF-7
+fn what_is_not_known_to_be_a_token_of_the_session_does_not_touch_it() {
+    let facts = vec![started(Some(digest(1))), refreshed(Some(digest(2)))];
+    given(facts.clone())
+        .when(refresh(Some(digest(7)), Some(digest(3)), 60))
         .then_expect_error(SessionError::RefreshTokenUnknown);
-    // The refusal leaves the session as it is: the rightful token still works.
-    assert!(
-        given(facts)
-            .when(refresh(Some(digest(2)), Some(digest(3)), 60))
-            .inspect_result()
-            .is_ok()
-    );
+    given(facts.clone())
+        .when(refresh_of(2, digest(7), 60))
+        .then_expect_error(SessionError::RefreshTokenUnknown);
+    given(facts)
+        .when(refresh_of(1, digest(7), 60))
+        .then_expect_error(SessionError::RefreshTokenUnknown);
 }
 
 #[test]
@@ -292,6 +347,8 @@ fn codes_are_stable() {
         "user_revoke",
         "password_changed",
         "user_disabled",
+        "refresh_reuse",
+        "session_limit_exceeded",
     ] {
         let read: RevocationReason = serde_json::from_value(reason.into()).unwrap();
         assert_eq!(read.as_str(), reason);

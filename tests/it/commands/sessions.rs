@@ -60,11 +60,6 @@ async fn a_refresh_replaces_the_token_and_moves_the_end() {
             .await
             .is_ok()
     );
-    // The old one is void, and the session lives on.
-    assert_fault(
-        refresh_with(&fixture, &refresh_token(&start)).await,
-        TokenFault::Invalid,
-    );
     fixture.clock.advance_seconds(29 * DAY);
     refresh_with(&fixture, &next.tokens.refresh_token.unwrap())
         .await
@@ -72,7 +67,7 @@ async fn a_refresh_replaces_the_token_and_moves_the_end() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn of_twenty_uses_of_one_token_one_succeeds() {
+async fn of_twenty_uses_of_one_token_one_renews_and_all_get_the_same() {
     let fixture = Fixture::new().await;
     let start = opaque(&fixture).await;
     let token: &'static str = refresh_token(&start).leak();
@@ -82,20 +77,94 @@ async fn of_twenty_uses_of_one_token_one_succeeds() {
         commands: other,
         caller: here.caller,
     };
+    let head = fixture.head().await;
     let uses = (0..20).map(|number| {
         let cx = if number % 2 == 0 { here } else { there };
         tokio::spawn(async move { refresh(&cx, token).await })
     });
-    let mut winners = Vec::new();
+    let mut successors = Vec::new();
     for answer in join_all(uses).await {
-        match answer.unwrap() {
-            Ok(refreshed) => winners.push(refreshed),
-            other => assert_fault(other, TokenFault::Invalid),
+        successors.push(answer.unwrap().unwrap().tokens.refresh_token.unwrap());
+    }
+    successors.dedup();
+    assert_eq!(successors.len(), 1);
+    assert_eq!(fixture.types_since(head).await, ["session.refreshed"]);
+    refresh_with(&fixture, &successors[0]).await.unwrap();
+}
+
+#[tokio::test] // RF-3, RF-4
+async fn a_lost_answer_can_be_asked_for_again_for_thirty_seconds() {
+    let fixture = Fixture::new().await;
+    let start = opaque(&fixture).await;
+    let next = refresh_with(&fixture, &refresh_token(&start)).await.unwrap();
+    let head = fixture.head().await;
+    fixture.clock.advance_seconds(29);
+    let again = refresh_with(&fixture, &refresh_token(&start)).await.unwrap();
+    assert_eq!(again.tokens.refresh_token, next.tokens.refresh_token);
+    assert_eq!(fixture.head().await, head, "nothing is recorded");
+    fixture.clock.advance_seconds(1);
+    assert_fault(
+        refresh_with(&fixture, &refresh_token(&start)).await,
+        TokenFault::Invalid,
+    );
+    assert_eq!(fixture.types_since(head).await, ["session.revoked"]);
+    for token in [&next, &again].map(|refreshed| refreshed.tokens.refresh_token.clone().unwrap()) {
+        assert_fault(refresh_with(&fixture, &token).await, TokenFault::Invalid);
+    }
+    assert!(
+        authenticate(&fixture.commands, Some(&again.tokens.access_token))
+            .await
+            .is_err()
+    );
+    assert_eq!(fixture.types_since(head).await.len(), 1);
+}
+
+#[tokio::test] // RF-2
+async fn a_token_whose_successor_was_used_ends_the_session() {
+    let fixture = Fixture::new().await;
+    let start = opaque(&fixture).await;
+    let second = refresh_with(&fixture, &refresh_token(&start)).await.unwrap();
+    let third = refresh_with(&fixture, &second.tokens.refresh_token.unwrap())
+        .await
+        .unwrap();
+    let head = fixture.head().await;
+    assert_fault(
+        refresh_with(&fixture, &refresh_token(&start)).await,
+        TokenFault::Invalid,
+    );
+    assert_eq!(fixture.types_since(head).await, ["session.revoked"]);
+    assert_fault(
+        refresh_with(&fixture, &third.tokens.refresh_token.unwrap()).await,
+        TokenFault::Invalid,
+    );
+}
+
+#[tokio::test] // RF-7
+async fn a_forged_token_does_not_touch_the_session() {
+    let fixture = Fixture::new().await;
+    let start = opaque(&fixture).await;
+    let token = refresh_token(&start);
+    refresh_with(&fixture, &token).await.unwrap();
+    let head = fixture.head().await;
+    for place in 0..token.len() {
+        let mut forged = token.clone().into_bytes();
+        forged[place] = if forged[place] == b'A' { b'E' } else { b'A' };
+        let forged = String::from_utf8(forged).unwrap();
+        if forged != token {
+            let answer = refresh_with(&fixture, &forged).await;
+            assert!(matches!(answer, Err(CommandError::Token(_))), "place {place}");
         }
     }
-    assert_eq!(winners.len(), 1);
-    let next = winners.remove(0).tokens.refresh_token.unwrap();
-    refresh_with(&fixture, &next).await.unwrap();
+    for cut in [0, 1, 43, 85] {
+        let answer = refresh_with(&fixture, &token[..cut]).await;
+        assert!(matches!(answer, Err(CommandError::Token(_))), "{cut} characters");
+    }
+    assert_fault(
+        refresh_with(&fixture, &format!("{token}A")).await,
+        TokenFault::Malformed,
+    );
+    assert_eq!(fixture.head().await, head);
+    refresh_with(&fixture, &token).await.unwrap();
 }
 
 #[tokio::test]

@@ -3,6 +3,9 @@
 //! A session is opened by [`crate::auth::sign_in`] or [`crate::user::register`]. It lives as long as the log holds
 //! its claim; ending it takes effect with the commit, on every process.
 
+pub(crate) mod limit;
+mod sweep;
+
 use std::fmt;
 
 use annals_domain::claims::session_key;
@@ -15,13 +18,18 @@ use annals_eventstore::Position;
 use tracing::instrument;
 use uuid::Uuid;
 
+pub use sweep::expire_past;
+
 use crate::executor::{Reference, Staged};
 use crate::services::token::{Identity, OpaqueToken, TokenFault};
 use crate::settings::{Lifetimes, RefreshKind, SignInOptions};
-use crate::{CommandContext, CommandError, Committed, UnitOfWork, organization};
+use crate::{CommandContext, CommandError, Committed, UnitOfWork, organization, services};
 
 /// Sessions that end in one commit at most.
 const SESSIONS_OF_A_COMMIT: usize = 1000;
+
+/// In whose name a session is ended of which a used token was shown.
+const GUARD: &str = "session_guard";
 
 /// The tokens of one session, for its one client. `Debug` shows none.
 #[derive(Clone, PartialEq, Eq)]
@@ -69,43 +77,49 @@ pub struct Revoked {
     pub position: Position,
 }
 
-/// Continues a session by its opaque refresh token, which is void from now on; of several uses at once, one wins.
+/// Continues a session by its opaque refresh token, which is exchanged for its successor. Of several uses at once, one
+/// renews the session; all get the same successor, and so does who shows the token again within the grace, as long as
+/// the successor was not used itself. A token that was exchanged before that ends the session: one of two holders has
+/// stolen it.
 ///
 /// Anybody may ask: the token is the proof.
 ///
 /// # Errors
-/// [`CommandError::Token`]: `Malformed` or `Invalid` for a token that is not, or no longer, the current one of a live
-/// session of an enabled user; `Expired` when the session is past its time, which is then recorded.
+/// [`CommandError::Token`]: `Malformed` or `Invalid` for a token that is not, or no longer, one of a live session of an
+/// enabled user; `Expired` when the session is past its time, which is then recorded.
 /// `session.refresh_limit` when it was continued too often.
 #[instrument(name = "session.refresh", skip_all)]
 pub async fn refresh(cx: &CommandContext<'_>, token: &str) -> Result<Refreshed, CommandError> {
     let presented = OpaqueToken::digest_of(token).ok_or(TokenFault::Malformed)?;
     let mut retry = cx.retry();
     loop {
-        match refresh_once(cx, presented).await {
+        match refresh_once(cx, token, presented).await {
             Ok(refreshed) => return Ok(refreshed),
             Err(error) => retry.after(error).await?,
         }
     }
 }
 
-async fn refresh_once(cx: &CommandContext<'_>, presented: TokenDigest) -> Result<Refreshed, CommandError> {
-    let key = ClaimKey::Public(presented.as_bytes().to_vec());
-    let owner = cx.store().owner_of(ClaimScope::RefreshToken, &key).await?;
-    let session_id = SessionId::new(owner.ok_or(TokenFault::Invalid)?);
-    let next = OpaqueToken::generate()?;
+async fn refresh_once(cx: &CommandContext<'_>, token: &str, presented: TokenDigest) -> Result<Refreshed, CommandError> {
+    let (session_id, generation) = match services::refresh::read(cx.store().vault(), token) {
+        Some((session_id, generation)) => (session_id, Some(generation)),
+        // Tokens of sessions that began before tokens named them.
+        None => {
+            let key = ClaimKey::Public(presented.as_bytes().to_vec());
+            let owner = cx.store().owner_of(ClaimScope::RefreshToken, &key).await?;
+            (SessionId::new(owner.ok_or(TokenFault::Invalid)?), None)
+        }
+    };
     let lifetimes = cx.commands.settings().opaque_sessions;
     let renewal = Renewal {
         session_id,
         user_id: None,
         presented: Some(presented),
-        next: Some(next.digest()),
+        generation,
         expires_at: Some(cx.now().plus_seconds(lifetimes.refresh_seconds.into())),
         lifetimes,
     };
-    let mut refreshed = renew(cx, &renewal).await?;
-    refreshed.tokens.refresh_token = Some(next.as_str().to_owned());
-    Ok(refreshed)
+    renew(cx, &renewal).await
 }
 
 /// Continues a session by its signed refresh token, which stays valid until the session ends.
@@ -122,7 +136,7 @@ pub async fn refresh_signed(cx: &CommandContext<'_>, token: &str) -> Result<Refr
         session_id: shown.session_id,
         user_id: Some(shown.user_id),
         presented: None,
-        next: None,
+        generation: None,
         expires_at: None,
         lifetimes: cx.commands.settings().signed_sessions,
     };
@@ -139,8 +153,9 @@ struct Renewal {
     session_id: SessionId,
     /// Whom the token names, if it names somebody.
     user_id: Option<UserId>,
+    /// The digest of an opaque token.
     presented: Option<TokenDigest>,
-    next: Option<TokenDigest>,
+    generation: Option<u32>,
     /// The session's new end; absent when it stays.
     expires_at: Option<Timestamp>,
     lifetimes: Lifetimes,
@@ -157,17 +172,35 @@ async fn renew(cx: &CommandContext<'_>, renewal: &Renewal) -> Result<Refreshed, 
         return Err(TokenFault::Invalid.into());
     }
     let user = unit.load::<User>(user_id).await?.state;
+    let successor = |generation| services::refresh::token_of(cx.store().vault(), renewal.session_id, generation);
+    let next = renewal
+        .presented
+        .map(|_| successor(read.state.refresh_count.saturating_add(1)).digest());
     let command = SessionCommand::Refresh {
         presented: renewal.presented,
-        next: renewal.next,
+        generation: renewal.generation,
+        grace_seconds: cx.commands.settings().refresh_grace_seconds,
+        next,
         expires_at: renewal.expires_at.unwrap_or(ends),
         address: address_of(cx.caller, user_id),
         at: now,
     };
     unit.act_as(Actor::User(user_id));
     let staged = unit.stage(read, [command]).map_err(refused)?;
-    let expired = staged.state.status == Some(SessionStatus::Expired);
-    if !expired {
+    let ended = match staged.state.status {
+        Some(SessionStatus::Expired) => Some(TokenFault::Expired),
+        Some(SessionStatus::Revoked) => {
+            tracing::warn!(session.id = %renewal.session_id, user.id = %user_id, "a used refresh token was shown again");
+            unit.act_as(Actor::System(GUARD.to_owned()));
+            Some(TokenFault::Invalid)
+        }
+        _ => None,
+    };
+    if ended.is_none() {
+        // Where nothing is written, the commit demands nothing.
+        if user.disabled {
+            return Err(TokenFault::Invalid.into());
+        }
         unit.require([Reference {
             scope: ClaimScope::User,
             key: ClaimKey::id(user_id),
@@ -176,11 +209,14 @@ async fn renew(cx: &CommandContext<'_>, renewal: &Renewal) -> Result<Refreshed, 
     }
     // Before the commit: once the token shown is void, nothing may keep its bearer from the next one.
     let expires_at = staged.state.expires_at.unwrap_or(ends);
-    let tokens = if expired {
+    let tokens = if ended.is_some() {
         None
     } else {
         let identity = identify(cx, user_id, &user, renewal.session_id).await?;
-        Some(access_only(cx, &identity, renewal.lifetimes, now, expires_at)?)
+        let mut tokens = access_only(cx, &identity, renewal.lifetimes, now, expires_at)?;
+        let current = renewal.presented.map(|_| successor(staged.state.refresh_count));
+        tokens.refresh_token = current.map(|token| token.as_str().to_owned());
+        Some(tokens)
     };
     let commit = match unit.commit().await {
         // The user was disabled: to the bearer of the token that is the end of the session.
@@ -190,7 +226,7 @@ async fn renew(cx: &CommandContext<'_>, renewal: &Renewal) -> Result<Refreshed, 
         }) => return Err(TokenFault::Invalid.into()),
         other => other?,
     };
-    let tokens = tokens.ok_or(TokenFault::Expired)?;
+    let tokens = tokens.ok_or(ended.unwrap_or(TokenFault::Invalid))?;
     Ok(Refreshed {
         user_id,
         user,
@@ -300,8 +336,9 @@ impl Opening {
     ) -> Result<Self, CommandError> {
         let starts_at = cx.now();
         let ends_at = starts_at.plus_seconds(options.lifetimes.refresh_seconds.into());
+        let session_id = SessionId::new(Uuid::now_v7());
         let opaque = match options.refresh {
-            RefreshKind::Opaque => Some(OpaqueToken::generate()?),
+            RefreshKind::Opaque => Some(services::refresh::token_of(cx.store().vault(), session_id, 0)),
             RefreshKind::Signed | RefreshKind::None => None,
         };
         let command = SessionCommand::Start {
@@ -312,7 +349,6 @@ impl Opening {
             expires_at: ends_at,
             at: starts_at,
         };
-        let session_id = SessionId::new(Uuid::now_v7());
         Ok(Self {
             session_id,
             command,

@@ -678,6 +678,7 @@ async fn a_cookie_signs_in_unless_a_foreign_page_sends_it() {
         .send()
         .await
         .assert_status(StatusCode::UNAUTHORIZED);
+    assert_eq!(out.header("clear-site-data"), "\"cache\""); // CK-3
     // A dead cookie is cleared, not an error.
     let again = with_cookie(Method::POST, LOGOUT)
         .json(&json!({}))
@@ -794,5 +795,27 @@ async fn a_read_that_demands_too_much_is_503() {
              of another log."
         )
     );
+    app.finish().await;
+}
+
+#[tokio::test] // CK-1
+async fn behind_tls_the_cookie_is_bound_to_its_host() {
+    let app = TestApp::with(|config| {
+        config.cookie.name = "__Host-annals".to_owned();
+        config.cookie.secure = true;
+    })
+    .await;
+    let ada = app.register().await;
+    let body = json!({ "email": ada.email(), "password": PASSWORD });
+    let given = app.post("/api/v1/auth/login", &body).await;
+    let cookie = given.header("set-cookie");
+    let (value, attributes) = cookie.split_once("; ").unwrap();
+    assert!(value.starts_with("__Host-annals=ey") && cookie.len() < 4096);
+    assert_eq!(attributes, "Path=/; Max-Age=86400; HttpOnly; SameSite=Lax; Secure");
+    app.request(Method::GET, ME)
+        .header("cookie", value)
+        .send()
+        .await
+        .assert_status(StatusCode::OK);
     app.finish().await;
 }

@@ -31,6 +31,8 @@ const RIGHTS: &str = "
         union all
         select 'log', 'checkpoints', unnest(array['insert', 'update', 'delete'])
         union all
+        select 'log', 'watchers', unnest(array['insert', 'update', 'delete'])
+        union all
         select 'vault', 'subject_keys', unnest(array['select', 'insert', 'update'])
         union all
         select 'vault', 'master_key', unnest(array['select', 'insert'])

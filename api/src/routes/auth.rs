@@ -151,10 +151,13 @@ struct Granted {
 
 impl Granted {
     fn of(app: &AppState, tokens: &IssuedTokens) -> Self {
+        // Begun seconds count: what was promised does not become less while the answer is written.
         let left = tokens
             .access_expires_at
-            .unix_seconds()
-            .saturating_sub(app.commands().now().unix_seconds());
+            .unix_micros()
+            .saturating_sub(app.commands().now().unix_micros())
+            .saturating_add(999_999)
+            / 1_000_000;
         Self {
             access_token: tokens.access_token.clone(),
             refresh_token: tokens.refresh_token.clone().unwrap_or_default(),

@@ -1,7 +1,7 @@
 //! What about a database would break a guarantee of the log, found by looking at its settings, rights and state.
 //!
 //! Nothing is changed: every question is a `select` in a read-only transaction, and a notification on a channel that
-//! nobody else listens to. What each finding means is in [`rules`].
+//! nobody else listens to. What each finding means is in `rules.rs`.
 
 mod activity;
 mod log;
